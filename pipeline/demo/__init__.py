@@ -1,0 +1,1 @@
+"""The demo: a real collection that every machine has, with topics and judgements."""
