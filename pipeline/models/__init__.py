@@ -1,0 +1,1 @@
+"""Inference with torch: one model over pairs, two towers, and the engine under both."""

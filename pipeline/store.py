@@ -1,0 +1,263 @@
+"""The only code that writes: whole files and folders or none, digests, fsync, the lock.
+
+Everything is written under a hidden temporary name in the folder of its target, flushed, fsynced
+and renamed, so a reader sees the old thing or the new one, never half of either, whatever is killed
+and whenever.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import gzip
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import sys
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, BinaryIO, cast
+
+from pipeline.errors import BusyError, PipelineError, StorageError, storage_error
+from pipeline.textfile import STREAM
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# ---------------------------------------------------------------- writing
+
+
+@contextmanager
+def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
+    """Open a file that appears under `path` only if the block ends well; `.gz` is compressed.
+
+    Compressed bytes depend on the content alone (no name, no time). `-` writes to standard output
+    instead, where nothing can be atomic.
+    """
+    if str(path) == STREAM:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    path = Path(path)
+    temporary = _temporary(path)
+    try:
+        with _storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("xb") as raw:
+                if path.suffix == ".gz":
+                    with gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
+                        yield cast("BinaryIO", packed)
+                else:
+                    yield cast("BinaryIO", raw)
+                raw.flush()
+                os.fsync(raw.fileno())
+            temporary.replace(path)
+            _sync_folder(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder to fill; it takes the name `path` only if the block ends well."""
+    temporary = _temporary(path)
+    try:
+        with _storage_errors(path):
+            temporary.mkdir(parents=True)
+            yield temporary
+            _sync_tree(temporary)
+            if path.exists():
+                # There is no portable exchange of folders: the old one steps aside, and the
+                # sidecar, written last, tells who meets the gap that the stage never finished.
+                aside = _temporary(path)
+                path.rename(aside)
+                temporary.rename(path)
+                shutil.rmtree(aside, ignore_errors=True)
+            else:
+                temporary.rename(path)
+            _sync_folder(path.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole small file atomically."""
+    with atomic_file(path) as out:
+        out.write(data)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON for people and machines: indented, keys in the order given, trailing newline."""
+    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder we own; absent is fine."""
+    with _storage_errors(path):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def sweep(path: Path) -> None:
+    """Delete what killed writers of `path` left behind; the caller holds the lock of `path`."""
+    for leftover in path.parent.glob(f".{_escaped(path.name)}.*.tmp"):
+        with suppress(OSError):
+            remove(leftover)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the kernel's lock of one output; it dies with its owner: a kill leaves nothing to clear.
+
+    Raises:
+        BusyError: another living process holds it.
+    """
+    lock_path = path.parent / f".{path.name}.lock"
+    with _storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = _acquire(lock_path, path)
+    try:
+        sweep(path)
+        yield
+    finally:
+        # Unlinked while held: who waits on the old file finds its name gone and starts again.
+        with suppress(OSError):
+            lock_path.unlink()
+        file.close()
+
+
+def _acquire(lock_path: Path, path: Path) -> IO[str]:
+    while True:
+        file = lock_path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            file.close()
+            raise BusyError(
+                f"{path}: another process (pid {owner}) is working on this output",
+                "wait until it ends, or give this one another --output",
+            ) from None
+        except OSError:
+            file.close()
+            raise
+        with suppress(FileNotFoundError):
+            if lock_path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                file.truncate(0)
+                file.write(str(os.getpid()))
+                file.flush()
+                return file
+        file.close()
+
+
+def _temporary(path: Path) -> Path:
+    return path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # some network file systems cannot sync a folder
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _sync_tree(root: Path) -> None:
+    for folder, _, names in os.walk(root):
+        for name in names:
+            descriptor = os.open(os.path.join(folder, name), os.O_RDONLY)  # noqa: PTH118
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        _sync_folder(Path(folder))
+
+
+@contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+# ---------------------------------------------------------------- digests
+
+
+def digest_bytes(data: bytes) -> str:
+    """Return sha256 as 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_json(value: object) -> str:
+    """Digest of a JSON value, whatever the order of its keys."""
+    return digest_bytes(
+        json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    )
+
+
+def digest_file(path: Path) -> str:
+    """sha256 of a file's bytes as they lie on the disk (a `.gz` is not unpacked)."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def digest_folder(path: Path) -> str:
+    """Digest of a folder: names (relative) and bytes of every file in it, hidden ones left out."""
+    names = sorted(
+        p.relative_to(path).as_posix()
+        for p in path.rglob("*")
+        if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts)
+    )
+    return digest_json([[name, digest_file(path / name)] for name in names])
+
+
+def free_bytes(path: Path) -> int:
+    """Space left where `path` is or will be."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def need_free(path: Path, need: int) -> None:
+    """Fail now rather than in hour 40: `need` bytes must be free where `path` will be.
+
+    Raises:
+        StorageError: they are not.
+    """
+    free = free_bytes(path.absolute())
+    if free < need:
+        raise StorageError(
+            f"{path}: needs about {need / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free",
+            "free some space or choose another disk",
+        )
+
+
+def need_path(path: Path | str, what: str) -> None:
+    """Fail early if an input is missing.
+
+    Raises:
+        PipelineError: there is nothing under that name.
+    """
+    if str(path) != STREAM and not Path(path).exists():
+        raise PipelineError(f"{path}: no such {what}", "check the path")

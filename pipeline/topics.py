@@ -1,0 +1,151 @@
+"""Topics: TSV, JSONL and TREC topic files, told apart by their first line."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from pipeline.errors import InputError, PipelineError, did_you_mean, shown
+from pipeline.textfile import text_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+FIELDS = ("title", "desc", "narr")
+ID_KEYS = ("qid", "id", "_id", "query_id")
+TEXT_KEYS = ("text", "query", "title")
+
+Topics = dict[str, str]
+"""qid -> text, in the order of the file."""
+
+
+def read_topics(path: Path | str, field: str = "title") -> Topics:
+    """Read topics: TSV (`qid TAB text`), JSONL, or TREC topic files, told apart by the first line.
+
+    Args:
+        field: of a TREC topic file: `title`, `desc`, `narr`, or several joined by `+`.
+
+    Raises:
+        InputError: a malformed line, an empty or repeated id, an empty text, or an empty file.
+    """
+    fields = field.split("+")
+    if unknown := [name for name in fields if name not in FIELDS]:
+        raise PipelineError(
+            f"no field {shown(unknown[0])} in TREC topics", did_you_mean(unknown[0], list(FIELDS))
+        )
+    topics: Topics = {}
+    places: dict[str, int] = {}
+    for number, qid, text in _parse_topics(path, fields):
+        text = " ".join(text.split())
+        if not qid or len(qid.split()) != 1:
+            raise InputError(
+                path, number, f"topic id {shown(qid)} is not one word", "give each topic an id"
+            )
+        if qid in topics:
+            raise InputError(
+                path,
+                number,
+                f"topic {shown(qid)} again (first on line {places[qid]})",
+                "give each topic an id of its own",
+            )
+        if not text:
+            raise InputError(
+                path, number, f"topic {shown(qid)} has no text", "write the query, or delete it"
+            )
+        topics[qid], places[qid] = text, number
+    if not topics:
+        raise InputError(path, None, "there are no topics", "check how the file was written")
+    return topics
+
+
+def _parse_topics(path: Path | str, fields: list[str]) -> Iterator[tuple[int, str, str]]:
+    source = text_lines(path)
+    first = next(((number, line) for number, line in source if line.strip()), None)
+    if first is None:
+        return
+    start = first[1].lstrip()
+    rest = chain([first], source)
+    if start.startswith("{"):
+        yield from _jsonl_topics(path, rest)
+    elif start.lower().startswith("<"):
+        yield from _trec_topics(path, rest, fields)
+    else:
+        for number, line in rest:
+            qid, tab, text = line.partition("\t")
+            if not tab:
+                raise InputError(
+                    path,
+                    number,
+                    f"no tab in {shown(line)}" if line.strip() else "an empty line",
+                    "a topic line is: qid TAB text",
+                )
+            yield number, qid.strip(), text
+
+
+def _jsonl_topics(
+    path: Path | str, source: Iterator[tuple[int, str]]
+) -> Iterator[tuple[int, str, str]]:
+    for number, line in source:
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict):
+            raise InputError(
+                path, number, f"not a JSON object: {shown(line)}", 'write {"id": …, "text": …}'
+            )
+        qid = next((record[key] for key in ID_KEYS if key in record), None)
+        text = next((record[key] for key in TEXT_KEYS if key in record), None)
+        if not isinstance(qid, str | int) or isinstance(qid, bool) or not isinstance(text, str):
+            raise InputError(
+                path,
+                number,
+                "no id or no text in this topic",
+                'write {"id": …, "text": …}; "qid" or "_id", and "query" are understood too',
+            )
+        yield number, str(qid), text
+
+
+def _trec_topics(
+    path: Path | str, source: Iterator[tuple[int, str]], fields: list[str]
+) -> Iterator[tuple[int, str, str]]:
+    """Read `<top>` blocks, whose inner tags are often never closed and carry a label."""
+    block: dict[str, list[str]] = {}
+    start, name, inside = 0, "", False
+    for number, line in source:
+        for piece in re.split(r"(?=<)", line):
+            tag = re.match(r"\s*<(/?)([a-zA-Z]+)[^>]*>", piece)
+            if not tag:
+                if name:
+                    block[name].append(piece)
+                continue
+            closing, word = tag[1] == "/", tag[2].lower()
+            content = piece[tag.end() :]
+            if word == "top":
+                if closing and inside:
+                    yield start, *_trec_topic(path, start, block, fields)
+                inside, block, name, start = not closing, {}, "", number
+            elif closing:
+                name = ""
+            elif inside:
+                name = word
+                block.setdefault(name, []).append(content)
+    if inside:
+        raise InputError(path, start, "a <top> that never ends", "close it with </top>")
+
+
+_LABEL = re.compile(r"\s*(Number|Topic|Description|Narrative)\s*:", re.IGNORECASE)
+
+
+def _trec_topic(
+    path: Path | str, start: int, block: dict[str, list[str]], fields: list[str]
+) -> tuple[str, str]:
+    def content(name: str) -> str:
+        return _LABEL.sub("", " ".join(block.get(name, [])), count=1).strip()
+
+    if not content("num"):
+        raise InputError(path, start, "a <top> without <num>", "give each topic an id")
+    return content("num"), " ".join(filter(None, map(content, fields)))

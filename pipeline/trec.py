@@ -1,0 +1,261 @@
+"""Runs and qrels: the field's records, and the readers and writers of its text formats.
+
+A ranking read from a file is ordered as trec_eval 9 orders it: score as float32 descending, ties by
+docid descending (as bytes), the rank column and the order of the lines ignored. A ranking we write
+keeps the order it is given and gets scores that are strictly decreasing as printed and as float32,
+so that no evaluator can see another order.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from pipeline.errors import InputError, PipelineError, shown
+from pipeline.textfile import lines, text_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+TAG = re.compile(r"[A-Za-z0-9_-]{1,20}")
+FLOAT32_MAX = 3.4028234663852886e38
+
+
+class ScoredDoc(NamedTuple):
+    """One document of a ranking."""
+
+    docid: str
+    score: float
+
+
+class Ranking(NamedTuple):
+    """The documents of one topic in rank order."""
+
+    qid: str
+    docs: tuple[ScoredDoc, ...]
+
+
+Qrels = dict[str, dict[str, int]]
+"""qid -> docid -> relevance grade (0 and below: judged not relevant)."""
+
+
+# ---------------------------------------------------------------- runs
+
+
+def ordered(qid: str, docs: Iterable[ScoredDoc]) -> Ranking:
+    """Rank as trec_eval 9 does: score descending, ties by docid descending.
+
+    Scores are taken as they are: the caller has rounded them to float32.
+    """
+    by_docid = sorted(docs, key=lambda d: d.docid.encode(), reverse=True)
+    return Ranking(qid, tuple(sorted(by_docid, key=lambda d: d.score, reverse=True)))
+
+
+def read_run(path: Path | str) -> Iterator[Ranking]:
+    """Yield rankings in the order in which the topics appear, one topic in memory at a time.
+
+    Raises:
+        InputError: not six columns, a score that is no finite float32, a document twice in a topic,
+            a topic in two places, or an empty file.
+    """
+    finished: set[str] = set()
+    current: bytes | None = None
+    rows: list[tuple[str, float]] = []
+    first_line = 1
+    for number, line in lines(path):
+        columns = line.split()
+        if len(columns) != 6:
+            raise _malformed_run_line(path, number, line, len(columns))
+        if columns[0] != current:
+            if current is not None:
+                ranking = _ranking(path, current, rows, first_line)
+                finished.add(ranking.qid)
+                yield ranking
+            current, rows, first_line = columns[0], [], number
+            if _text(path, number, current) in finished:
+                raise InputError(
+                    path,
+                    number,
+                    f"topic {shown(_text(path, number, current))} appears again after other topics",
+                    "sort the run by topic: sort -s -k1,1 RUN",
+                )
+        rows.append((_text(path, number, columns[2]), _score(path, number, columns[4])))
+    if current is None:
+        raise InputError(path, None, "the run is empty", "check how it was written")
+    yield _ranking(path, current, rows, first_line)
+
+
+def _ranking(
+    path: Path | str, qid: bytes, rows: list[tuple[str, float]], first_line: int
+) -> Ranking:
+    import numpy as np
+
+    if len({docid for docid, _ in rows}) != len(rows):
+        raise _duplicate_document(path, qid, rows, first_line)
+    scores = np.array([score for _, score in rows], dtype=np.float32).tolist()
+    docs = (ScoredDoc(row[0], score) for row, score in zip(rows, scores, strict=True))
+    return ordered(qid.decode(), docs)
+
+
+def _score(path: Path | str, number: int, column: bytes) -> float:
+    try:
+        score = float(column)
+    except ValueError:
+        score = float("nan")
+    if abs(score) <= FLOAT32_MAX and b"_" not in column:  # false for NaN too
+        return score
+    raise InputError(
+        path,
+        number,
+        f"score {shown(column.decode('utf-8', 'replace'))} is not a finite number",
+        "evaluators compare scores as float32: write finite ones, or leave the document out",
+    )
+
+
+def _text(path: Path | str, number: int, column: bytes) -> str:
+    try:
+        return column.decode()
+    except UnicodeDecodeError:
+        raise InputError(
+            path,
+            number,
+            f"id {shown(column)} is not UTF-8",
+            "convert the file: iconv -f latin1 -t utf-8",
+        ) from None
+
+
+def _malformed_run_line(path: Path | str, number: int, line: bytes, count: int) -> InputError:
+    text = line.decode("utf-8", "replace")
+    if not text.strip():
+        return InputError(path, number, "an empty line", "delete it: grep -v '^$' RUN")
+    if text.lstrip().startswith("#"):
+        return InputError(
+            path,
+            number,
+            "a comment line, which trec_eval 9 refuses",
+            "keep metadata in a file beside the run: grep -v '^#' RUN",
+        )
+    problem = f"{count} columns instead of 6 in {shown(text)}"
+    if count == 3:
+        return InputError(
+            path, number, problem, "an MS MARCO run? write it as: qid Q0 docid rank score tag"
+        )
+    return InputError(path, number, problem, "a run line is: qid Q0 docid rank score tag")
+
+
+def _duplicate_document(
+    path: Path | str, qid: bytes, rows: list[tuple[str, float]], first_line: int
+) -> InputError:
+    seen: dict[str, int] = {}
+    for number, (docid, _) in enumerate(rows, first_line):
+        if docid in seen:
+            return InputError(
+                path,
+                number,
+                f"document {shown(docid)} twice in topic {shown(qid.decode())} "
+                f"(first on line {seen[docid]})",
+                "keep one line for each document of a topic",
+            )
+        seen[docid] = number
+    raise AssertionError("called without a duplicate")
+
+
+def check_tag(tag: str) -> str:
+    """Return `tag` if every venue accepts it: 1 to 20 of letters, digits, `_` and `-`.
+
+    Raises:
+        PipelineError: it is something else.
+    """
+    if not TAG.fullmatch(tag):
+        raise PipelineError(
+            f"{shown(tag)} is no legal run tag",
+            "use 1 to 20 letters, digits, _ and -, as TREC's checkers ask",
+        )
+    return tag
+
+
+def decreasing(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Lower scores as little as makes them strictly decreasing in float32, in the order given.
+
+    `written[i] = min(score[i], nextafter(written[i - 1], -inf))`. Shape (documents,).
+    """
+    import numpy as np
+
+    if len(scores) < 2 or bool(np.all(scores[1:] < scores[:-1])):
+        return scores
+    written = scores.copy()
+    low = np.float32(-np.inf)
+    for i in range(1, len(written)):
+        written[i] = min(written[i], np.nextafter(written[i - 1], low))
+    return written
+
+
+def run_lines(ranking: Ranking, tag: str) -> bytes:
+    """Print one topic as TREC run lines; the order is kept and every score stays below the last.
+
+    Raises:
+        PipelineError: a score is not finite.
+    """
+    import numpy as np
+
+    scores = np.array([doc.score for doc in ranking.docs], dtype=np.float32)
+    if not bool(np.isfinite(scores).all()):
+        at = int(np.flatnonzero(~np.isfinite(scores))[0])
+        raise PipelineError(
+            f"topic {shown(ranking.qid)}, document {shown(ranking.docs[at].docid)}: "
+            f"the score is {scores[at]}",
+            "the model or its precision is at fault: try --precision fp32",
+        )
+    printed = decreasing(scores).astype(str).tolist()  # the shortest text that reads back the same
+    qid = ranking.qid
+    return "".join(
+        f"{qid} Q0 {doc.docid} {rank} {score} {tag}\n"
+        for rank, (doc, score) in enumerate(zip(ranking.docs, printed, strict=True), 1)
+    ).encode()
+
+
+# ---------------------------------------------------------------- qrels
+
+
+def read_qrels(path: Path | str) -> Qrels:
+    """Read judgements: `qid iteration docid grade`, or BEIR's three columns under their header.
+
+    Raises:
+        InputError: a malformed line, a grade that is no whole number, a pair judged twice, or an
+            empty file.
+    """
+    qrels: Qrels = {}
+    columns_expected = 4
+    for number, line in text_lines(path):
+        columns = line.split()
+        if number == 1 and columns == ["query-id", "corpus-id", "score"]:
+            columns_expected = 3
+            continue
+        if len(columns) != columns_expected:
+            raise InputError(
+                path,
+                number,
+                f"{len(columns)} columns instead of {columns_expected} in {shown(line)}",
+                "a qrels line is: qid 0 docid grade",
+            )
+        qid, docid, grade = columns[0], columns[-2], columns[-1]
+        if not re.fullmatch(r"[+-]?[0-9]{1,9}", grade):
+            raise InputError(
+                path, number, f"grade {shown(grade)} is no whole number", "grades are 0, 1, 2, ..."
+            )
+        judged = qrels.setdefault(qid, {})
+        if docid in judged:
+            raise InputError(
+                path,
+                number,
+                f"document {shown(docid)} judged twice for topic {shown(qid)}",
+                "keep one judgement for each document of a topic",
+            )
+        judged[docid] = int(grade)
+    if not qrels:
+        raise InputError(path, None, "there are no judgements", "check how the file was written")
+    return qrels
