@@ -23,7 +23,7 @@ Topics = dict[str, str]
 
 
 def read_topics(path: Path | str, field: str = "title") -> Topics:
-    """Read topics: TSV (`qid TAB text`), JSONL, or TREC topic files, told apart by the first line.
+    """Read topics from TSV (`qid TAB text`), JSONL or TREC topic files.
 
     Args:
         field: of a TREC topic file: `title`, `desc`, `narr`, or several joined by `+`.
@@ -39,10 +39,13 @@ def read_topics(path: Path | str, field: str = "title") -> Topics:
     topics: Topics = {}
     places: dict[str, int] = {}
     for number, qid, text in _parse_topics(path, fields):
-        text = " ".join(text.split())
-        if not qid or len(qid.split()) != 1:
+        text = " ".join(text.encode("utf-8", "replace").decode().split())
+        if len(qid.split()) != 1 or not qid.isprintable():
             raise InputError(
-                path, number, f"topic id {shown(qid)} is not one word", "give each topic an id"
+                path,
+                number,
+                f"topic id {shown(qid)} is not one printable word",
+                "give each topic an id",
             )
         if qid in topics:
             raise InputError(

@@ -1,0 +1,121 @@
+"""Finished slices of a long stage: whole or absent, bound to what made them, never made twice."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import InputError
+from pipeline.report import SILENT, Reporter
+from pipeline.store import digest_bytes, digest_file, remove, write_bytes, write_json
+from pipeline.textfile import read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+
+def bucket(qid: str, count: int) -> int:
+    """Give a topic's part, 0 to `count` - 1: of its id alone, so a new topic moves no other."""
+    return int.from_bytes(hashlib.sha256(qid.encode()).digest()[:8]) % count
+
+
+class Parts:
+    """Finished slices of a stage, each a small file named by what made it and by its own digest.
+
+    A name is `<key>-<digest>.part`: the key says for which settings, inputs and topics it holds,
+    the digest that it is whole, so a torn or edited part is noticed, named and made again.
+    """
+
+    def __init__(self, folder: Path, reporter: Reporter = SILENT) -> None:
+        self.folder = folder
+        self._reporter = reporter
+        self._names: dict[str, str] | None = None
+
+    def find(self, key: str) -> Path | None:
+        """Return the finished part of this key, or None if it has to be made."""
+        if self._names is None:
+            self._names = {p.name[:32]: p.name for p in self.folder.glob("*-*.part")}
+        name = self._names.get(key[:32])
+        if name is None:
+            return None
+        path = self.folder / name
+        if path.is_file() and digest_file(path)[:32] == path.stem[33:]:
+            return path
+        self._reporter.notice(f"{path}: torn or edited; this part is made again")
+        remove(path)
+        del self._names[key[:32]]
+        return None
+
+    def save(self, key: str, data: bytes) -> Path:
+        """Keep a finished part; from here on a kill does not cost it."""
+        path = self.folder / f"{key[:32]}-{digest_bytes(data)[:32]}.part"
+        write_bytes(path, data)
+        if self._names is not None:
+            self._names[key[:32]] = path.name
+        return path
+
+    def note(self, name: str) -> dict[str, Any] | None:
+        """Read a small fact kept beside the parts, such as the numeric signature."""
+        path = self.folder / f"{name}.json"
+        if not path.is_file():
+            return None
+        try:
+            value = read_json(path)
+        except InputError:
+            value = None
+        if isinstance(value, dict):
+            return value
+        self._reporter.notice(f"{path}: damaged; written again")
+        return None
+
+    def keep_note(self, name: str, value: Mapping[str, Any]) -> None:
+        """Keep a small fact beside the parts."""
+        write_json(self.folder / f"{name}.json", dict(value))
+
+    def clear(self) -> None:
+        """Forget everything."""
+        remove(self.folder)
+        self._names = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """Where the lines of one topic lie in a part."""
+
+    path: Path
+    start: int
+    length: int
+
+
+def topic_blocks(part: Path) -> dict[str, Block]:
+    """Find the topics of a part that holds run lines; the file is read line by line."""
+    blocks: dict[str, Block] = {}
+    qid, start, position = b"", 0, 0
+    with part.open("rb") as file:
+        for line in file:
+            this = line[: line.index(b" ")]
+            if this != qid:
+                if qid:
+                    blocks[qid.decode()] = Block(part, start, position - start)
+                qid, start = this, position
+            position += len(line)
+    if qid:
+        blocks[qid.decode()] = Block(part, start, position - start)
+    return blocks
+
+
+def joined(blocks: Iterable[Block]) -> Iterator[bytes]:
+    """Read topic after topic from their parts; a few files stay open, nothing else is held."""
+    with ExitStack() as stack:
+        files: dict[Path, Any] = {}
+        for block in blocks:
+            if block.path not in files:
+                if len(files) >= 64:
+                    stack.close()
+                    files.clear()
+                files[block.path] = stack.enter_context(block.path.open("rb"))
+            files[block.path].seek(block.start)
+            yield files[block.path].read(block.length)

