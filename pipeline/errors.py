@@ -25,9 +25,13 @@ class PipelineError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str) -> None:
-        super().__init__(message)
         self.message = one_line(message)
         self.hint = one_line(hint)
+        super().__init__(self.message)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # An exception crosses a process boundary by its arguments; ours are not its attributes.
+        return _unpickled, (type(self), self.args, self.__dict__)
 
 
 class InputError(PipelineError):
@@ -38,6 +42,7 @@ class InputError(PipelineError):
     ) -> None:
         where = f"{shown_path(path)}:{line}" if line else shown_path(path)
         super().__init__(f"{where}: {problem}", hint)
+        self.path = str(path)
         self.line = line
 
 
@@ -63,6 +68,14 @@ class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for i
         self.exit_code = 128 + signal_number
 
 
+def _unpickled(
+    kind: type[PipelineError], args: tuple[object, ...], state: dict[str, object]
+) -> PipelineError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
+
+
 def one_line(text: str) -> str:
     """Escape what could break a line or drive a terminal; text may come from a stranger's file."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -70,7 +83,7 @@ def one_line(text: str) -> str:
 
 def shown(text: object, limit: int = SHOWN_CHARACTERS) -> str:
     """Quote a piece of somebody's file for an error message: escaped, and cut to `limit`."""
-    quoted = repr(text)
+    quoted = repr(text[:limit] if isinstance(text, str | bytes) else text)
     return quoted if len(quoted) <= limit else quoted[: limit - 1] + "…"
 
 

@@ -8,25 +8,33 @@ import json
 import sys
 import zlib
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pipeline.errors import InputError, storage_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from _typeshed import WriteableBuffer
+
 STREAM = "-"
 BLOCK = 1 << 20
 MAX_LINE = 1 << 20  # bytes; no line of a run, qrels or topic file comes near
-BOMB_BYTES = 1 << 28  # gzip text is trusted up to this size whatever its ratio,
+MAX_EMPTY = 1000  # lines without text before the first one with some
+BOMB_BYTES = 1 << 26  # gzip text is trusted up to this size whatever its ratio,
 BOMB_RATIO = 200  # and past it up to this ratio: real collections reach 3 to 20
+UTF8_MARK = b"\xef\xbb\xbf"
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 @contextmanager
 def open_stream(path: Path | str) -> Iterator[BinaryIO]:
     """Open a file for reading as bytes: `.gz` by name, `-` for standard input."""
     if str(path) == STREAM:
+        if sys.stdin is None:
+            raise InputError(path, None, "is closed", "give it something to read: < FILE")
         yield sys.stdin.buffer
         return
     path = Path(path)
@@ -34,12 +42,14 @@ def open_stream(path: Path | str) -> Iterator[BinaryIO]:
         raw = path.open("rb")
     except OSError as error:
         raise storage_error(path, error) from error
+    except ValueError as error:  # a null byte, which an experiment file can hold
+        raise InputError(path, None, f"no legal path ({error})", "check the path") from error
     with raw:
         if path.suffix != ".gz":
             yield raw
             return
         with gzip.GzipFile(fileobj=raw, mode="rb") as unpacked:
-            yield cast("BinaryIO", _Guarded(unpacked, raw, path))
+            yield io.BufferedReader(_Guarded(unpacked, raw, path), BLOCK)
 
 
 class _Guarded(io.RawIOBase):
@@ -48,14 +58,17 @@ class _Guarded(io.RawIOBase):
     def __init__(self, unpacked: gzip.GzipFile, raw: BinaryIO, path: Path) -> None:
         self._unpacked, self._raw, self._path, self._total = unpacked, raw, path, 0
 
-    def read(self, size: int = -1) -> bytes:
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
         try:
-            data = self._unpacked.read(size)
+            count = self._unpacked.readinto(buffer)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise InputError(
                 self._path, None, f"damaged gzip data ({error})", "fetch or write the file again"
             ) from error
-        self._total += len(data)
+        self._total += count
         if self._total > BOMB_BYTES and self._total > BOMB_RATIO * max(self._raw.tell(), 1):
             raise InputError(
                 self._path,
@@ -63,36 +76,50 @@ class _Guarded(io.RawIOBase):
                 f"unpacks to more than {BOMB_RATIO} times its size, as only a gzip bomb does",
                 "if you trust the file, unpack it first and name the unpacked one",
             )
-        return data
+        return count
 
 
 def lines(path: Path | str, max_line: int = MAX_LINE) -> Iterator[tuple[int, bytes]]:
-    """Yield (number from 1, line without its end) in constant memory; CRLF counts as an end.
+    """Yield (number from 1, line without its end) in constant memory.
+
+    CRLF counts as an end, and a UTF-8 byte order mark at the start is no part of the first line.
 
     Raises:
         InputError: a line is longer than `max_line` bytes, or the gzip data are damaged.
         StorageError: the file cannot be opened or read.
     """
-    number, rest = 0, b""
+    number, held, size = 0, [b""], 0  # `held`: pieces of a line whose end was not read yet
     with open_stream(path) as stream:
-        while True:
-            try:
-                block = stream.read(BLOCK)
-            except OSError as error:
-                raise storage_error(path, error) from error
-            if not block:
-                break
-            pieces = (rest + block).split(b"\n") if rest else block.split(b"\n")
+        while block := _read(stream, path):
+            pieces = block.split(b"\n")
+            if len(pieces) > 1:
+                pieces[0] = b"".join([*held, pieces[0]])
+                held, size = [], 0
             rest = pieces.pop()
             for piece in pieces:
                 number += 1
                 if len(piece) > max_line:
                     raise _endless(path, number, max_line)
-                yield number, piece[:-1] if piece.endswith(b"\r") else piece
-            if len(rest) > max_line:
+                yield number, _bare(number, piece)
+            held.append(rest)
+            size += len(rest)
+            if size > max_line:
                 raise _endless(path, number + 1, max_line)
-    if rest:
-        yield number + 1, rest[:-1] if rest.endswith(b"\r") else rest
+    if size:
+        yield number + 1, _bare(number + 1, b"".join(held))
+
+
+def _read(stream: BinaryIO, path: Path | str) -> bytes:
+    try:
+        return stream.read(BLOCK)
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def _bare(number: int, line: bytes) -> bytes:
+    if number == 1:
+        line = line.removeprefix(UTF8_MARK)
+    return line[:-1] if line.endswith(b"\r") else line
 
 
 def _endless(path: Path | str, number: int, max_line: int) -> InputError:
@@ -105,18 +132,43 @@ def _endless(path: Path | str, number: int, max_line: int) -> InputError:
 
 
 def text_lines(path: Path | str, max_line: int = MAX_LINE) -> Iterator[tuple[int, str]]:
-    """Like `lines`, decoded as UTF-8 (a byte order mark at the start is dropped), or an error."""
+    """Like `lines`, decoded as UTF-8, or an error that names the line and the byte."""
     for number, line in lines(path, max_line):
         try:
-            text = line.decode("utf-8")
+            text = line.decode()
         except UnicodeDecodeError as error:
+            utf16 = number == 1 and line.startswith(UTF16_MARKS)
             raise InputError(
                 path,
                 number,
                 f"not UTF-8 (byte {error.start + 1} of the line is 0x{line[error.start]:02x})",
-                "convert the file: iconv -f latin1 -t utf-8",
+                f"convert the file: iconv -f {'utf-16' if utf16 else 'latin1'} -t utf-8",
             ) from error
-        yield number, text.removeprefix("\ufeff") if number == 1 else text
+        yield number, text
+
+
+def from_first_text(
+    path: Path | str, max_line: int = MAX_LINE
+) -> tuple[str, Iterator[tuple[int, str]]]:
+    """Return the first line that is not blank, by which a format is told, and all lines from there.
+
+    Without any text, the line is empty and so is the rest.
+
+    Raises:
+        InputError: a thousand empty lines and nothing else: whatever follows is no list of things.
+    """
+    source = text_lines(path, max_line)
+    for number, line in source:
+        if line.strip():
+            return line.lstrip(), chain([(number, line)], source)
+        if number >= MAX_EMPTY:
+            raise InputError(
+                path,
+                number,
+                f"nothing but empty lines up to here ({MAX_EMPTY:,})",
+                "check how the file was written",
+            )
+    return "", iter(())
 
 
 def read_json(path: Path) -> Any:
@@ -124,10 +176,13 @@ def read_json(path: Path) -> Any:
 
     Raises:
         InputError: it is not JSON.
+        StorageError: it cannot be read.
     """
     try:
         with open_stream(path) as stream:
             return json.loads(stream.read())
+    except OSError as error:
+        raise storage_error(path, error) from error
     except (ValueError, RecursionError) as error:
         raise InputError(
             path, None, f"not JSON ({error})", "delete the file; it is written again"

@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import InputError, PipelineError, shown
-from pipeline.textfile import lines, text_lines
+from pipeline.textfile import lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TAG = re.compile(r"[A-Za-z0-9_-]{1,20}")
-FLOAT32_MAX = 3.4028234663852886e38
+FLOAT32_LIMIT = 2.0**128 - 2.0**103  # from here on, a float32 rounds to infinity
+FLOAT32_LOWEST = -0x7F7FFFFF  # the place of the lowest finite float32 in the order of all
 
 
 class ScoredDoc(NamedTuple):
@@ -106,7 +107,7 @@ def _score(path: Path | str, number: int, column: bytes) -> float:
         score = float(column)
     except ValueError:
         score = float("nan")
-    if abs(score) <= FLOAT32_MAX and b"_" not in column:  # false for NaN too
+    if abs(score) < FLOAT32_LIMIT and b"_" not in column:  # false for NaN too
         return score
     raise InputError(
         path,
@@ -131,7 +132,7 @@ def _text(path: Path | str, number: int, column: bytes) -> str:
 def _malformed_run_line(path: Path | str, number: int, line: bytes, count: int) -> InputError:
     text = line.decode("utf-8", "replace")
     if not text.strip():
-        return InputError(path, number, "an empty line", "delete it: grep -v '^$' RUN")
+        return InputError(path, number, "an empty line", r"delete it: grep -v '^\s*$' RUN")
     if text.lstrip().startswith("#"):
         return InputError(
             path,
@@ -181,28 +182,35 @@ def check_tag(tag: str) -> str:
 def decreasing(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     """Lower scores as little as makes them strictly decreasing in float32, in the order given.
 
-    `written[i] = min(score[i], nextafter(written[i - 1], -inf))`. Shape (documents,).
+    `written[i] = min(score[i], nextafter(written[i - 1], -inf))`, all at once: float32 values are
+    numbered in their order, so the one below is the one before. Only where that would fall off the
+    lowest finite value are the scores above it raised. Shape (documents,), finite.
     """
     import numpy as np
 
     if len(scores) < 2 or bool(np.all(scores[1:] < scores[:-1])):
         return scores
-    written = scores.copy()
-    low = np.float32(-np.inf)
-    for i in range(1, len(written)):
-        written[i] = min(written[i], np.nextafter(written[i - 1], low))
-    return written
+    bits = scores.view(np.int32).astype(np.int64)
+    place = np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)  # both zeros have place 0
+    position = np.arange(len(scores))
+    written = np.minimum.accumulate(place + position) - position
+    written = np.maximum(written, FLOAT32_LOWEST + position[::-1])
+    changed = np.where(written < 0, -written | 0x80000000, written).astype(np.uint32)
+    return np.where(written == place, scores, changed.view(np.float32))
 
 
 def run_lines(ranking: Ranking, tag: str) -> bytes:
     """Print one topic as TREC run lines; the order is kept and every score stays below the last.
 
     Raises:
-        PipelineError: a score is not finite.
+        PipelineError: a score is not finite as float32, a document is there twice, or an id is not
+            one word.
     """
     import numpy as np
 
-    scores = np.array([doc.score for doc in ranking.docs], dtype=np.float32)
+    _check_ids(ranking)
+    with np.errstate(over="ignore"):  # what overflows is infinite then, and refused below
+        scores = np.array([doc.score for doc in ranking.docs], dtype=np.float32)
     if not bool(np.isfinite(scores).all()):
         at = int(np.flatnonzero(~np.isfinite(scores))[0])
         raise PipelineError(
@@ -218,6 +226,22 @@ def run_lines(ranking: Ranking, tag: str) -> bytes:
     ).encode()
 
 
+def _check_ids(ranking: Ranking) -> None:
+    ids = [ranking.qid, *(doc.docid for doc in ranking.docs)]
+    if " ".join(ids).split() != ids:
+        wrong = next(word for word in ids if word.split() != [word])
+        raise PipelineError(
+            f"topic {shown(ranking.qid)}: the id {shown(wrong)} is not one word",
+            "run files separate columns by white space: give it an id without any",
+        )
+    if len(set(ids[1:])) != len(ids) - 1:
+        twice = next(word for word in ids[1:] if ids[1:].count(word) > 1)
+        raise PipelineError(
+            f"topic {shown(ranking.qid)}: document {shown(twice)} is ranked twice",
+            "keep one score for each document of a topic",
+        )
+
+
 # ---------------------------------------------------------------- qrels
 
 
@@ -230,22 +254,18 @@ def read_qrels(path: Path | str) -> Qrels:
     """
     qrels: Qrels = {}
     columns_expected = 4
-    for number, line in text_lines(path):
-        columns = line.split()
-        if number == 1 and columns == ["query-id", "corpus-id", "score"]:
+    for number, line in lines(path):
+        columns = line.split()  # as in runs, white space is that of ASCII
+        if number == 1 and columns == [b"query-id", b"corpus-id", b"score"]:
             columns_expected = 3
             continue
         if len(columns) != columns_expected:
+            raise _malformed_qrels_line(path, number, line, len(columns), columns_expected)
+        qid, docid = _text(path, number, columns[0]), _text(path, number, columns[-2])
+        if not re.fullmatch(rb"[+-]?[0-9]{1,9}", columns[-1]):
+            grade = shown(columns[-1].decode("utf-8", "replace"))
             raise InputError(
-                path,
-                number,
-                f"{len(columns)} columns instead of {columns_expected} in {shown(line)}",
-                "a qrels line is: qid 0 docid grade",
-            )
-        qid, docid, grade = columns[0], columns[-2], columns[-1]
-        if not re.fullmatch(r"[+-]?[0-9]{1,9}", grade):
-            raise InputError(
-                path, number, f"grade {shown(grade)} is no whole number", "grades are 0, 1, 2, ..."
+                path, number, f"grade {grade} is no whole number", "grades are 0, 1, 2, ..."
             )
         judged = qrels.setdefault(qid, {})
         if docid in judged:
@@ -255,7 +275,19 @@ def read_qrels(path: Path | str) -> Qrels:
                 f"document {shown(docid)} judged twice for topic {shown(qid)}",
                 "keep one judgement for each document of a topic",
             )
-        judged[docid] = int(grade)
+        judged[docid] = int(columns[-1])
     if not qrels:
         raise InputError(path, None, "there are no judgements", "check how the file was written")
     return qrels
+
+
+def _malformed_qrels_line(
+    path: Path | str, number: int, line: bytes, count: int, expected: int
+) -> InputError:
+    text = line.decode("utf-8", "replace")
+    if not text.strip():
+        return InputError(path, number, "an empty line", r"delete it: grep -v '^\s*$' QRELS")
+    hint = "a qrels line is: qid 0 docid grade"
+    if count == 3:
+        hint += "; BEIR's three columns need their header: query-id corpus-id score"
+    return InputError(path, number, f"{count} columns instead of {expected} in {shown(text)}", hint)
