@@ -162,6 +162,8 @@ def _typed(value: object, hint: Any, name: str, path: Path) -> Any:
         if isinstance(value, list):
             return tuple(_typed(item, arguments[0], name, path) for item in value)
         expected = "a list"
+    elif dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return fill(hint, value, name, path)
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     elif hint is Path and isinstance(value, str) and value:

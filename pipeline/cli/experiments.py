@@ -1,0 +1,234 @@
+"""Commands that take an experiment file: run, status, explain, clean, distill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline.experiment import Experiment, Step
+    from pipeline.stage import Outcome
+
+ExperimentFile = Annotated[
+    Path, typer.Argument(metavar="EXPERIMENT", help="The experiment file (TOML).")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change one setting, as in --set retrieve.hits=100."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing unless it fails.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command()(run)
+    app.command()(status)
+    app.command()(explain)
+    app.command()(clean)
+    app.command()(distill)
+
+
+def run(
+    experiment: ExperimentFile,
+    until: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")
+    ] = None,
+    force: Annotated[
+        list[str] | None, typer.Option(metavar="STAGE", help="Do this stage again though fresh.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
+    ] = False,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Do what is stale, in order, and print the table of measures.
+
+    Kill it whenever you like and run it again: finished parts are not done twice.
+    """
+    from pipeline import experiment as experiments
+    from pipeline.cli.console import outcome_record, print_json
+
+    plan = experiments.load(experiment, overrides or [])
+    forced = {plan.step(name).name for name in force or []}
+    if dry_run:
+        _print_plan(plan, until, forced, as_json=as_json)
+        return
+    outcomes = run_steps(plan.until(until), forced, quiet=quiet)
+    if as_json:
+        print_json({name: outcome_record(outcome) for name, outcome in outcomes.items()})
+    elif "evaluate" in outcomes and not quiet:
+        print_measures(plan.step("evaluate"))
+
+
+def run_steps(steps: tuple[Step, ...], forced: set[str], *, quiet: bool) -> dict[str, Outcome]:
+    """Run the stages that are stale or forced; say one line about each."""
+    from pipeline.cli.console import reporting
+
+    outcomes = {}
+    for step in steps:
+        with reporting(step.name, quiet=quiet) as console:
+            outcomes[step.name] = step.run(console, step.name in forced)
+            console.done(outcomes[step.name])
+    return outcomes
+
+
+def print_measures(step: Step) -> None:
+    """Print the table that the evaluation stage wrote."""
+    from pipeline.cli.console import plain_table
+    from pipeline.evaluate import read_table
+
+    table = read_table(step.output)
+    print(plain_table(table.header, table.rows))
+
+
+def _print_plan(plan: Experiment, until: str | None, forced: set[str], *, as_json: bool) -> None:
+    from pipeline.cli.console import print_json
+
+    wanted = {step.name for step in plan.until(until)}
+    todo: dict[str, list[str]] = {}
+    for step, now in plan.statuses():
+        if step.name in wanted:
+            todo[step.name] = list(now.reasons) or (["forced"] if step.name in forced else [])
+    if as_json:
+        print_json({"schema": 1, "plan": todo})
+        return
+    for name, reasons in todo.items():
+        print(f"{name}: {'would run: ' + ', '.join(reasons) if reasons else 'fresh'}")
+
+
+def status(
+    experiment: ExperimentFile,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="Exit with 3 if any stage is stale.")
+    ] = False,
+) -> None:
+    """Print each stage with fresh or stale, and the reason."""
+    from pipeline import experiment as experiments
+    from pipeline.cli.console import plain_table, print_json
+    from pipeline.errors import CheckFailedError
+
+    plan = experiments.load(experiment, overrides or [])
+    rows = [(step, now) for step, now in plan.statuses()]
+    if as_json:
+        print_json(
+            {
+                "schema": 1,
+                "experiment": plan.name,
+                "stages": [
+                    {
+                        "name": step.name,
+                        "output": str(step.output),
+                        "fresh": now.fresh,
+                        "reasons": list(now.reasons),
+                    }
+                    for step, now in rows
+                ],
+            }
+        )
+    else:
+        table = [
+            [step.name, "fresh" if now.fresh else "stale", ", ".join(now.reasons), str(step.output)]
+            for step, now in rows
+        ]
+        print(plain_table(["stage", "", "reason", "output"], table, left=4))
+    if exit_code and not all(now.fresh for _, now in rows):
+        raise CheckFailedError("some stages are stale", f"pipeline run {experiment}")
+
+
+def explain(
+    experiment: ExperimentFile,
+    stage_name: Annotated[str, typer.Argument(metavar="STAGE", help="The stage to explain.")],
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Say what went into a stage's output, and whether it still holds."""
+    from pipeline import experiment as experiments
+    from pipeline import stage
+    from pipeline.cli.console import print_json
+
+    plan = experiments.load(experiment, overrides or [])
+    step = plan.step(stage_name)
+    now = next(now for other, now in plan.statuses() if other is step)
+    sidecar = stage.read_sidecar(step.output) or {}
+    if as_json:
+        print_json({"schema": 1, "fresh": now.fresh, "reasons": now.reasons, "sidecar": sidecar})
+        return
+    print(f"{step.output}: {'fresh' if now.fresh else 'stale: ' + ', '.join(now.reasons)}")
+    recipe = sidecar.get("recipe", {})
+    sections = {
+        "settings": recipe.get("settings"),
+        "inputs": {name: digest[:16] for name, digest in recipe.get("inputs", {}).items()},
+        "output": sidecar.get("output"),
+        "counts": sidecar.get("counts"),
+        "details": sidecar.get("details"),
+        "provenance": sidecar.get("provenance"),
+    }
+    for title, content in sections.items():
+        if content:
+            print(f"\n{title}")
+            _print_tree(content, 1)
+
+
+def _print_tree(content: dict[str, Any], depth: int) -> None:
+    for name, value in content.items():
+        if isinstance(value, dict):
+            print(f"{'  ' * depth}{name}")
+            _print_tree(value, depth + 1)
+        else:
+            text = str(value)
+            print(f"{'  ' * depth}{name:<20} {text if len(text) <= 160 else text[:159] + '…'}")
+
+
+def clean(
+    experiment: ExperimentFile,
+    outputs: Annotated[
+        bool, typer.Option("--outputs", help="Delete the outputs and their sidecars as well.")
+    ] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Delete the finished parts that resuming would use; the outputs stay unless asked."""
+    from pipeline import experiment as experiments
+    from pipeline import stage
+    from pipeline.store import locked, remove
+
+    plan = experiments.load(experiment, overrides or [])
+    for step in plan.steps:
+        doomed = [stage.parts_path(step.output)]
+        if outputs and stage.read_sidecar(step.output) is not None:
+            doomed += [stage.sidecar_path(step.output), step.output]
+        doomed = [path for path in doomed if path.exists()]
+        if not doomed:
+            continue
+        with locked(step.output):
+            for path in doomed:
+                remove(path)
+                print(f"deleted {path}")
+
+
+def distill(
+    experiment: ExperimentFile,
+    force: Annotated[
+        bool, typer.Option("--force", help="Train again though the student is fresh.")
+    ] = False,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a student from teacher runs, after the stages that make them."""
+    from pipeline import experiment as experiments
+    from pipeline.cli.console import outcome_record, print_json
+
+    plan = experiments.load(experiment, overrides or [])
+    forced = {"distill"} if force else set()
+    outcomes = run_steps(plan.until("distill"), forced, quiet=quiet)
+    if as_json:
+        print_json({name: outcome_record(outcome) for name, outcome in outcomes.items()})

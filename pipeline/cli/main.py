@@ -1,0 +1,134 @@
+"""The `pipeline` command: its one error boundary, its signals and its exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from pipeline import __version__
+from pipeline.cli import demo, experiments, stages
+from pipeline.errors import Interrupted, PipelineError, one_line
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+# No library may call home, and nothing is fetched unless a model is named by its hub id.
+QUIET_LIBRARIES = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "DO_NOT_TRACK": "1",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "true",
+}
+
+app = typer.Typer(
+    name="pipeline",
+    help="BM25, then a distilled reranker, into TREC run files: resumable, explained, offline.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+stages.register(app)
+experiments.register(app)
+demo.register(app)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"trec-pipeline {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks; put it before the command.")
+    ] = False,
+) -> None:
+    """Take the options that stand before the command."""
+
+
+def main() -> NoReturn:
+    """Run the command line and exit.
+
+    0 done; 1 the work failed; 2 usage; 3 a checker found errors; 130 and 143 interrupted, and
+    resumable; 141 the reader of our output went away.
+    """
+    for name, value in QUIET_LIBRARIES.items():
+        os.environ.setdefault(name, value)
+    _catch_signals()
+    try:
+        code = _run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = 141
+    except Interrupted as stop:
+        code = _interrupted(stop)
+    if code == 141:
+        # The interpreter would flush stdout once more and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(code)
+
+
+def _run() -> int:
+    usage_error = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+    debug = "--debug" in sys.argv[1:]
+    try:
+        code = app(standalone_mode=False)
+    except typer.Abort:
+        return 130
+    except usage_error as error:
+        error.show()  # type: ignore[attr-defined]
+        return 2
+    except PipelineError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"pipeline: {error.message}\n  {error.hint}", file=sys.stderr)
+        return error.exit_code
+    except (BrokenPipeError, Interrupted):
+        raise
+    except MemoryError:
+        print("pipeline: out of memory\n  lower --threads or --depth", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        name = type(error).__name__
+        print(
+            f"pipeline: unexpected {name}: {one_line(str(error))[:300]}\n"
+            "  a fault of the program: run it again as `pipeline --debug ...` and report it",
+            file=sys.stderr,
+        )
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _interrupted(stop: Interrupted) -> int:
+    print(
+        "\npipeline: interrupted; finished parts are kept\n  run the same command again to go on",
+        file=sys.stderr,
+    )
+    return stop.exit_code
+
+
+def _catch_signals() -> None:
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+
+
+if __name__ == "__main__":
+    main()

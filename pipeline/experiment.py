@@ -1,0 +1,303 @@
+"""An experiment file -> the stages in order, their folder, their dependencies.
+
+Paths in the file are relative to it. Outputs go to `runs/<name>/` beside it, except the index, whose
+place the file names because experiments share indexes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import stage
+from pipeline.collection import IR_DATASETS
+from pipeline.config import fill, only, read_experiment, text
+from pipeline.errors import InputError, PipelineError, did_you_mean, shown
+from pipeline.stage import Outcome, Recipe, Status
+from pipeline.store import digest_file, digest_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from pipeline.report import Reporter
+
+STAGES = ("index", "retrieve", "rerank", "evaluate", "distill")
+TABLES = ("schema", "name", "collection", "topics", *STAGES)
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of an experiment: what it makes, from what, and how."""
+
+    name: str
+    output: Path
+    needs: tuple[str, ...]
+    recipe: Callable[[], Recipe]
+    run: Callable[[Reporter, bool], Outcome]  # (reporter, force)
+    digest: Callable[[Path], str] = digest_file
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The stages of one experiment, in the order in which they run."""
+
+    name: str
+    path: Path
+    folder: Path
+    steps: tuple[Step, ...]
+
+    def step(self, name: str) -> Step:
+        """Find a stage by its name.
+
+        Raises:
+            PipelineError: there is none of that name.
+        """
+        for step in self.steps:
+            if step.name == name:
+                return step
+        names = [step.name for step in self.steps]
+        raise PipelineError(f"{self.path}: no stage {shown(name)}", did_you_mean(name, names))
+
+    def until(self, name: str | None) -> tuple[Step, ...]:
+        """Return the stages up to one of them, or all but the training.
+
+        A student is trained by `pipeline distill`, and by asking for the stage by name.
+        """
+        if name is None:
+            return tuple(step for step in self.steps if step.name != "distill")
+        last = self.step(name)
+        wanted = {last.name}
+        for step in reversed(self.steps):
+            if step.name in wanted:
+                wanted.update(step.needs)
+        return tuple(step for step in self.steps if step.name in wanted)
+
+    def statuses(self) -> Iterator[tuple[Step, Status]]:
+        """Yield every stage with its status; what follows a stale stage is stale with it."""
+        stale: set[str] = set()
+        for step in self.steps:
+            if waiting := [need for need in step.needs if need in stale]:
+                status = Status((f"after {waiting[0]}",))
+            else:
+                status = stage.status(step.output, step.recipe(), step.digest)
+            if not status.fresh:
+                stale.add(step.name)
+            yield step, status
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read an experiment file and lay out its stages; nothing is run and nothing written.
+
+    Raises:
+        InputError: an unknown or missing key, a value of the wrong type, two stages of one name.
+    """
+    tables = only(read_experiment(path, overrides), TABLES, "", path)
+    if tables.get("schema", SCHEMA) != SCHEMA:
+        raise InputError(
+            path,
+            None,
+            f"schema {shown(tables['schema'])} is not known",
+            f"this version reads schema {SCHEMA}",
+        )
+    name = text(tables, "name", "name", path) if "name" in tables else path.stem
+    if not NAME.fullmatch(name):
+        raise InputError(
+            path, None, f"name {shown(name)} cannot be a folder", "use letters, digits, . _ and -"
+        )
+    folder = path.parent / "runs" / name
+    return Experiment(name, path, folder, tuple(_Layout(path, folder, tables).steps()))
+
+
+class _Layout:
+    """Turns the tables of one file into steps; each method makes the step its table describes."""
+
+    def __init__(self, path: Path, folder: Path, tables: dict[str, Any]) -> None:
+        self._path = path
+        self._folder = folder
+        self._tables = tables
+        index = tables.get("index", {})
+        self._index = self._beside(
+            index["path"]
+            if isinstance(index, dict) and "path" in index
+            else f"indexes/{folder.name}"
+        )
+        self._topics: dict[str, Any] = {}
+
+    def steps(self) -> Iterator[Step]:
+        """Yield the steps in the order in which they run."""
+        built: tuple[str, ...] = ()
+        if "collection" in self._tables:
+            yield self._index_step()
+            built = ("index",)
+        elif "index" not in self._tables:
+            raise InputError(
+                self._path, None, "neither [collection] nor [index]", "name what is searched"
+            )
+        table = only(self._table("topics"), ("path", "field"), "topics", self._path)
+        self._topics = {
+            "topics": self._beside(text(table, "path", "topics", self._path)),
+            "field": table.get("field", "title"),
+        }
+        last = self._retrieve_step(built)
+        yield last
+        runs = [last]
+        for table in self._rerank_tables():
+            last = self._rerank_step(table, last, built, {step.name for step in runs})
+            runs.append(last)
+            yield last
+        if "evaluate" in self._tables:
+            yield self._evaluate_step(runs)
+        if "distill" in self._tables:
+            yield self._distill_step(runs, built)
+
+    def _index_step(self) -> Step:
+        from pipeline import index
+
+        table = only(self._table("collection"), ("path",), "collection", self._path)
+        place = text(table, "path", "collection", self._path)
+        collection = Path(place) if place.startswith(IR_DATASETS) else self._beside(place)
+        settings = fill(
+            index.IndexSettings,
+            self._tables.get("index", {}),
+            "index",
+            self._path,
+            given={"collection": collection, "output": self._index, "force": False},
+            extra=("path",),
+        )
+        return Step(
+            "index",
+            self._index,
+            (),
+            lambda: index.recipe(settings),
+            lambda reporter, force: index.index(replace(settings, force=force), reporter),
+            index.digest,
+        )
+
+    def _retrieve_step(self, needs: tuple[str, ...]) -> Step:
+        from pipeline import retrieve
+
+        settings = fill(
+            retrieve.RetrieveSettings,
+            self._tables.get("retrieve", {}),
+            "retrieve",
+            self._path,
+            given={
+                **self._topics,
+                "index": self._index,
+                "output": self._folder / "bm25.run",
+                "force": False,
+            },
+        )
+        return Step(
+            "retrieve",
+            settings.output,
+            needs,
+            lambda: retrieve.recipe(settings),
+            lambda reporter, force: retrieve.retrieve(replace(settings, force=force), reporter),
+        )
+
+    def _rerank_step(
+        self, table: dict[str, Any], last: Step, built: tuple[str, ...], taken: set[str]
+    ) -> Step:
+        from pipeline import rerank
+
+        name = text(table, "name", "[rerank]", self._path)
+        if not NAME.fullmatch(name) or name in {*taken, "bm25", *TABLES}:
+            raise InputError(
+                self._path,
+                None,
+                f"[[rerank]] name {shown(name)} cannot be used",
+                "give each reranking stage a name of its own, fit for a file",
+            )
+        options = {key: value for key, value in table.items() if key != "name"}
+        model = text(options, "model", f"rerank {name}", self._path)
+        if self._beside(model).is_dir():
+            options["model"] = str(self._beside(model))
+        settings = fill(
+            rerank.RerankSettings,
+            options,
+            f"rerank {name}",
+            self._path,
+            given={
+                **self._topics,
+                "run": last.output,
+                "index": self._index,
+                "collection": None,
+                "output": self._folder / f"{name}.run",
+                "force": False,
+            },
+        )
+        return Step(
+            name,
+            settings.output,
+            (last.name, *built),
+            lambda: rerank.recipe(settings),
+            lambda reporter, force: rerank.rerank(replace(settings, force=force), reporter),
+        )
+
+    def _evaluate_step(self, runs: list[Step]) -> Step:
+        from pipeline import evaluate
+
+        settings = fill(
+            evaluate.EvaluateSettings,
+            self._table("evaluate"),
+            "evaluate",
+            self._path,
+            given={
+                "runs": tuple(step.output for step in runs),
+                "output": self._folder / "measures.json",
+                "force": False,
+            },
+        )
+        return Step(
+            "evaluate",
+            settings.output,
+            tuple(step.name for step in runs),
+            lambda: evaluate.recipe(settings),
+            lambda reporter, force: evaluate.evaluate(replace(settings, force=force), reporter),
+        )
+
+    def _distill_step(self, runs: list[Step], built: tuple[str, ...]) -> Step:
+        from pipeline.distill import train
+
+        settings = fill(
+            train.DistillSettings,
+            self._table("distill"),
+            "distill",
+            self._path,
+            given={
+                **self._topics,
+                "index": self._index,
+                "output": self._folder / "student",
+                "force": False,
+            },
+        )
+        return Step(
+            "distill",
+            settings.output,
+            (*(step.name for step in runs), *built),
+            lambda: train.recipe(settings),
+            lambda reporter, force: train.distill(replace(settings, force=force), reporter),
+            digest_folder,
+        )
+
+    def _rerank_tables(self) -> list[dict[str, Any]]:
+        tables = self._tables.get("rerank", [])
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            raise InputError(
+                self._path, None, "[rerank] is not a list of stages", "write [[rerank]]"
+            )
+        return tables
+
+    def _table(self, name: str) -> dict[str, Any]:
+        if name not in self._tables:
+            raise InputError(self._path, None, f"there is no [{name}]", f"add [{name}]")
+        table: dict[str, Any] = self._tables[name]
+        return table
+
+    def _beside(self, place: object) -> Path:
+        return self._path.parent / str(place)
