@@ -5,27 +5,27 @@ from __future__ import annotations
 import html
 import json
 import re
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipeline.errors import InputError, PipelineError, shown
+from pipeline.errors import InputError, PipelineError, shown, storage_error
 from pipeline.store import digest_file, digest_json
-from pipeline.textfile import text_lines
+from pipeline.textfile import from_first_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 IR_DATASETS = "ir_datasets:"
 ID_KEYS = ("id", "_id", "docid", "docno")
-MAX_DOCUMENT = 1 << 28  # bytes in one line of a collection: a book is a few million
+MAX_DOCUMENT = 1 << 26  # bytes of one document: a long book is a few million
 SUFFIXES = (".jsonl", ".json", ".tsv", ".trec", ".txt", ".xml", ".sgml", ".sgm")
 
 # What Anserini's TrecCollection takes as the text of a document.
 TREC_TEXT = re.compile(
-    r"<(TEXT|HEADLINE|TITLE|HL|HEAD|TTL|DD|DATE|LP|LEADPARA)\b[^>]*>(.*?)</\1>",
-    re.DOTALL | re.IGNORECASE,
+    r"<(/?)(TEXT|HEADLINE|TITLE|HL|HEAD|TTL|DD|DATE|LP|LEADPARA)\b[^<>]*>", re.IGNORECASE
 )
+TREC_DOC = re.compile(r"<(/?)DOC>", re.IGNORECASE)
+TREC_DOCNO = re.compile(r"<DOCNO>([^<]*)</DOCNO>", re.IGNORECASE)
 
 
 class Document(NamedTuple):
@@ -48,22 +48,27 @@ def documents(path: Path | str) -> Iterator[Document]:
         InputError: a malformed line, an id that is no single word, or a file without documents.
     """
     if str(path).startswith(IR_DATASETS):
-        yield from _ir_dataset(str(path).removeprefix(IR_DATASETS))
+        for number, docid, text in _ir_dataset(str(path)):
+            yield _document(str(path), number, docid, text)
         return
     for file in files(path):
-        empty = True
-        for line, docid, text in _parse(file):
-            if len(docid.split()) != 1 or not docid.isprintable():
-                raise InputError(
-                    file,
-                    line,
-                    f"document id {shown(docid)} is not one printable word",
-                    "run files separate columns by white space: give it an id without any",
-                )
-            empty = False
-            yield Document(docid, text, str(file), line)
-        if empty:
+        document = None
+        for number, docid, text in _parse(file):
+            document = _document(str(file), number, docid, text)
+            yield document
+        if document is None:
             raise InputError(file, None, "there are no documents", "check the file and its format")
+
+
+def _document(path: str, number: int, docid: str, text: str) -> Document:
+    if len(docid.split()) != 1 or not docid.isprintable():
+        raise InputError(
+            path,
+            number,
+            f"document id {shown(docid)} is not one printable word",
+            "run files separate columns by white space: give it an id without any",
+        )
+    return Document(docid, text, path, number)
 
 
 def files(path: Path | str) -> list[Path]:
@@ -73,21 +78,31 @@ def files(path: Path | str) -> list[Path]:
         PipelineError: nothing is there.
     """
     root = Path(path)
-    if root.is_file():
-        return [root]
-    if not root.is_dir():
-        raise PipelineError(f"{path}: no such collection", "name a file or a folder")
-    found = sorted(
-        p
-        for p in root.rglob("*")
-        if p.is_file() and p.name.removesuffix(".gz").endswith(SUFFIXES) and p.name[0] != "."
-    )
+    try:
+        if root.is_dir():
+            found = sorted(p for p in root.rglob("*") if _is_collection_file(p, root))
+        elif root.is_file():
+            return [root]
+        elif root.exists():
+            raise PipelineError(
+                f"{path}: is no regular file, and a collection is read more than once",
+                "write it to a file first",
+            )
+        else:
+            raise PipelineError(f"{path}: no such collection", "name a file or a folder")
+    except OSError as error:
+        raise storage_error(path, error) from error
     if not found:
         raise PipelineError(
             f"{path}: no collection files in this folder",
             f"files end in {', '.join(SUFFIXES)}, or one of these and .gz",
         )
     return found
+
+
+def _is_collection_file(path: Path, root: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+    return not hidden and path.name.removesuffix(".gz").endswith(SUFFIXES) and path.is_file()
 
 
 def digest(path: Path | str) -> str:
@@ -113,12 +128,12 @@ def load_texts(path: Path | str, docids: Iterable[str]) -> dict[str, str]:
             raise duplicate(document, places[document.docid])
         texts[document.docid] = document.text
         places[document.docid] = (document.path, document.line)
-    for docid in wanted:
-        if docid not in texts:
-            raise PipelineError(
-                f"{path}: no document {shown(docid)}",
-                "use the collection that the run was made from",
-            )
+    if missing := wanted - texts.keys():
+        others = f" and {len(missing) - 1:,} others" if len(missing) > 1 else ""
+        raise PipelineError(
+            f"{path}: no document {shown(min(missing))}{others}",
+            "use the collection that the run was made from",
+        )
     return texts
 
 
@@ -133,17 +148,13 @@ def duplicate(document: Document, first: tuple[str, int]) -> InputError:
 
 
 def _parse(file: Path) -> Iterator[tuple[int, str, str]]:
-    source = text_lines(file, MAX_DOCUMENT)
-    first = next(((number, line) for number, line in source if line.strip()), None)
-    if first is None:
-        return
-    start, rest = first[1].lstrip(), chain([first], source)
+    start, source = from_first_text(file, MAX_DOCUMENT)
     if start.startswith(("{", "[")):
-        yield from _jsonl(file, rest)
+        yield from _jsonl(file, source)
     elif start.startswith("<"):
-        yield from _trec(file, rest)
+        yield from _trec(file, source)
     else:
-        yield from _tsv(file, rest)
+        yield from _tsv(file, source)
 
 
 def _jsonl(file: Path, source: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str, str]]:
@@ -151,7 +162,7 @@ def _jsonl(file: Path, source: Iterable[tuple[int, str]]) -> Iterator[tuple[int,
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            reason = getattr(error, "msg", "nested too deeply")
+            reason = getattr(error, "msg", None) or str(error)
             raise InputError(
                 file, number, f"not JSON ({reason}): {shown(line)}", "write one object a line"
             ) from None
@@ -208,56 +219,78 @@ def _tsv(file: Path, source: Iterable[tuple[int, str]]) -> Iterator[tuple[int, s
 
 
 def _trec(file: Path, source: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str, str]]:
-    block: list[str] | None = None
-    start = size = 0
+    block: list[str] = []
+    start = size = 0  # start: the line of an open <DOC>, or 0
     for number, line in source:
-        upper = line.upper()
-        if block is None:
-            at = upper.find("<DOC>")
-            if at < 0:
-                continue
-            block, start, size = [], number, 0
-            line, upper = line[at + 5 :], upper[at + 5 :]
-        end = upper.find("</DOC>")
-        block.append(line if end < 0 else line[:end])
-        size += len(line)
-        if size > MAX_DOCUMENT:
-            break
-        if end >= 0:
-            yield start, *_trec_document(file, start, "\n".join(block))
-            block = None
-    if block is not None:
-        raise InputError(file, start, "a <DOC> that never ends", "close it with </DOC>")
+        begin = 0
+        for tag in TREC_DOC.finditer(line):
+            if tag[1] and start:
+                block.append(line[begin : tag.start()])
+                yield start, *_trec_document(file, start, "\n".join(block))
+                start = 0
+            elif not tag[1] and not start:
+                start, size, begin, block = number, 0, tag.end(), []
+            elif start:
+                raise _unclosed(file, start)
+        if start:
+            block.append(line[begin:])
+            size += len(line) + 1
+            if size > MAX_DOCUMENT:
+                break
+    if start:
+        raise _unclosed(file, start)
+
+
+def _unclosed(file: Path, start: int) -> InputError:
+    return InputError(file, start, "a <DOC> that never ends", "close it with </DOC>")
 
 
 def _trec_document(file: Path, start: int, block: str) -> tuple[str, str]:
-    docno = re.search(r"<DOCNO>\s*(.*?)\s*</DOCNO>", block, re.DOTALL | re.IGNORECASE)
+    docno = TREC_DOCNO.search(block)
     if not docno:
         raise InputError(file, start, "a <DOC> without <DOCNO>", "give each document an id")
-    body = block[: docno.start()] + block[docno.end() :]
-    sections = [match[2] for match in TREC_TEXT.finditer(body)] or [body]
-    text = html.unescape(re.sub(r"<[^>]*>", " ", "\n".join(sections)))
-    return docno[1], "\n".join(filter(None, (" ".join(row.split()) for row in text.splitlines())))
+    body = block[: docno.start()] + " " + block[docno.end() :]
+    marked = re.sub(r"<[^<>]*>", " ", "\n".join(_trec_sections(body)) or body)
+    try:
+        text = html.unescape(marked)
+    except ValueError:  # &#999…; with thousands of digits
+        text = marked
+    rows = (" ".join(row.split()) for row in text.splitlines())
+    return docno[1].strip(), "\n".join(filter(None, rows))
 
 
-def _ir_dataset(name: str) -> Iterator[Document]:
+def _trec_sections(body: str) -> Iterator[str]:
+    """Cut out what stands in the elements that hold text; one never closed goes to the end."""
+    inside, begin = "", 0
+    for tag in TREC_TEXT.finditer(body):
+        word = tag[2].upper()
+        if not inside and not tag[1]:
+            inside, begin = word, tag.end()
+        elif tag[1] and word == inside:
+            yield body[begin : tag.start()]
+            inside = ""
+    if inside:
+        yield body[begin:]
+
+
+def _ir_dataset(path: str) -> Iterator[tuple[int, str, str]]:
     try:
         import ir_datasets
     except ImportError:
         raise PipelineError(
-            f"{IR_DATASETS}{name}: the package ir_datasets is not installed",
+            f"{path}: the package ir_datasets is not installed",
             "pip install 'trec-pipeline[ir-datasets]' (it downloads a data set once)",
         ) from None
     try:
-        dataset = ir_datasets.load(name)
+        dataset = ir_datasets.load(path.removeprefix(IR_DATASETS))
         for number, record in enumerate(dataset.docs_iter(), 1):
-            yield Document(record.doc_id, record.default_text(), f"{IR_DATASETS}{name}", number)
+            yield number, record.doc_id, record.default_text()
     except KeyError:
         raise PipelineError(
-            f"{IR_DATASETS}{name}: no such data set", "see the catalogue of ir_datasets"
+            f"{path}: no such data set", "see the catalogue of ir_datasets"
         ) from None
     except OSError as error:
         raise PipelineError(
-            f"{IR_DATASETS}{name}: could not be obtained ({error})",
+            f"{path}: could not be obtained ({error})",
             "a data set is downloaded once and needs the network then",
         ) from error

@@ -116,6 +116,8 @@ def storage_error(path: str | PathLike[str], error: OSError) -> StorageError:
         )
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return StorageError(f"{name}: no such file or folder", "check the path")
+    if error.errno == errno.EEXIST:
+        return StorageError(f"{name}: is a file, not a folder", "choose another place")
     if error.errno == errno.EISDIR:
         return StorageError(f"{name}: is a folder", "name a file")
     return StorageError(f"{name}: {error.strerror or error}", "check the path and the disk")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, storage_error
 from pipeline.report import SILENT, Reporter
 from pipeline.store import digest_bytes, digest_file, remove, write_bytes, write_json
 from pipeline.textfile import read_json
@@ -15,6 +15,8 @@ from pipeline.textfile import read_json
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
+
+OPEN_FILES = 64
 
 
 def bucket(qid: str, count: int) -> int:
@@ -37,7 +39,7 @@ class Parts:
     def find(self, key: str) -> Path | None:
         """Return the finished part of this key, or None if it has to be made."""
         if self._names is None:
-            self._names = {p.name[:32]: p.name for p in self.folder.glob("*-*.part")}
+            self._names = {p.name[:32]: p.name for p in sorted(self.folder.glob("*-*.part"))}
         name = self._names.get(key[:32])
         if name is None:
             return None
@@ -108,14 +110,22 @@ def topic_blocks(part: Path) -> dict[str, Block]:
 
 
 def joined(blocks: Iterable[Block]) -> Iterator[bytes]:
-    """Read topic after topic from their parts; a few files stay open, nothing else is held."""
+    """Read topic after topic from their parts; a few files stay open, nothing else is held.
+
+    Raises:
+        StorageError: a part went away meanwhile, or cannot be read.
+    """
     with ExitStack() as stack:
-        files: dict[Path, Any] = {}
+        files: dict[Path, BinaryIO] = {}
         for block in blocks:
-            if block.path not in files:
-                if len(files) >= 64:
-                    stack.close()
-                    files.clear()
-                files[block.path] = stack.enter_context(block.path.open("rb"))
-            files[block.path].seek(block.start)
-            yield files[block.path].read(block.length)
+            try:
+                if block.path not in files:
+                    if len(files) >= OPEN_FILES:
+                        stack.close()
+                        files.clear()
+                    files[block.path] = stack.enter_context(block.path.open("rb"))
+                files[block.path].seek(block.start)
+                data = files[block.path].read(block.length)
+            except OSError as error:
+                raise storage_error(block.path, error) from error
+            yield data

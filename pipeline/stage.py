@@ -11,21 +11,23 @@ taken for somebody else's.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import re
 import shlex
 import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from pipeline.errors import InputError, PipelineError
+from pipeline.errors import InputError, PipelineError, one_line, shown, storage_error
 from pipeline.parts import Parts
 from pipeline.report import SILENT, Reporter
-from pipeline.store import digest_file, digest_json, locked, write_json
-from pipeline.textfile import read_json
+from pipeline.store import digest_file, digest_json, locked, sweep_folder, write_json
+from pipeline.textfile import BLOCK, open_stream, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -48,13 +50,14 @@ class Recipe:
     inputs: Mapping[str, str]  # name -> digest of its content
 
     def record(self) -> dict[str, Any]:
-        """As it stands in a sidecar."""
-        return {
+        """As it stands in a sidecar, and as it comes back from one: tuples are lists there."""
+        record = {
             "stage": self.stage,
             "version": self.version,
             "settings": dict(self.settings),
             "inputs": dict(self.inputs),
         }
+        return cast("dict[str, Any]", json.loads(json.dumps(record)))
 
     def key(self, **more: object) -> str:
         """Digest of the recipe and of what else determines a part of its output."""
@@ -101,66 +104,100 @@ def read_sidecar(output: Path) -> dict[str, Any] | None:
 
     Raises:
         PipelineError: a newer version of this program wrote it.
+        StorageError: it may not be read.
     """
+    sidecar = _beside(output)
+    return sidecar if isinstance(sidecar, dict) else None
+
+
+def _beside(output: Path) -> dict[str, Any] | Status:
+    """Read a sidecar, or say what lies in its place."""
     path = sidecar_path(output)
     try:
-        sidecar = read_json(path) if path.is_file() else None
+        found, exists = os.path.lexists(path), output.exists()
+        sidecar = read_json(path) if found else None
+    except OSError as error:
+        raise storage_error(output, error) from error
     except InputError:
-        return None
-    if not isinstance(sidecar, dict) or not isinstance(sidecar.get("recipe"), dict):
-        return None
-    if not isinstance(sidecar.get("schema"), int) or sidecar["schema"] > SCHEMA:
+        # Only what begins as ours do may be written over, or is empty, as after a power cut: a
+        # collection in JSON lines can have this name as well.
+        with open_stream(path) as stream:
+            start = stream.read(BLOCK).strip(b" \r\n\0")
+        ours = not start or re.match(rb'\{\s*"schema"', start)
+        return Status(("sidecar damaged",)) if ours else _foreign(path)
+    if not found:
+        return (
+            Status(("no sidecar: written by something else",), foreign=True)
+            if exists
+            else Status(("never finished",))
+        )
+    if not isinstance(sidecar, dict) or "recipe" not in sidecar:
+        return _foreign(path)
+    schema = sidecar.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
         raise PipelineError(
-            f"{path}: written by a newer version (schema {sidecar.get('schema')})",
+            f"{path}: written by a newer version (schema {schema})",
             "update trec-pipeline, or choose another output",
         )
-    return sidecar
+    return sidecar if _well_formed(sidecar) else Status(("sidecar damaged",))
+
+
+def _foreign(path: Path) -> Status:
+    return Status((f"{path.name} was written by something else",), foreign=True)
+
+
+def _well_formed(sidecar: dict[str, Any]) -> bool:
+    recipe = sidecar["recipe"]
+    tables = [recipe]
+    if isinstance(recipe, dict):
+        tables += [recipe.get("settings"), recipe.get("inputs")]
+    if sidecar.get("state") == "finished":
+        tables += [sidecar.get("output"), sidecar.get("counts"), sidecar.get("details")]
+    return sidecar.get("schema") == SCHEMA and all(isinstance(table, dict) for table in tables)
 
 
 def status(output: Path, recipe: Recipe, digest: Callable[[Path], str] = digest_file) -> Status:
-    """Compare the recipe that would be written with the one on disk, cheapest question first."""
-    sidecar = read_sidecar(output)
-    if sidecar is None:
-        return _without_sidecar(output)
+    """Compare the recipe that would be written with the one on disk, cheapest question first.
+
+    Raises:
+        PipelineError: a newer version of this program made the output, or it may not be read.
+    """
+    sidecar = _beside(output)
+    if isinstance(sidecar, Status):
+        return sidecar
     if sidecar.get("state") != "finished":
         return Status(("never finished",))
     if reasons := _differences(sidecar["recipe"], recipe.record()):
         return Status(reasons)
     if not output.exists():
         return Status(("output missing",))
-    if digest(output) != sidecar.get("output", {}).get("sha256"):
+    if digest(output) != sidecar["output"].get("sha256"):
         return Status(("output edited",))
     return Status(())
 
 
-def _without_sidecar(output: Path) -> Status:
-    beside = sidecar_path(output)
-    if beside.exists():
-        try:
-            read_json(beside)
-        except InputError:
-            return Status(("sidecar damaged",))
-        return Status((f"{beside.name} was written by something else",), foreign=True)
-    if not output.exists():
-        return Status(("never finished",))
-    return Status(("no sidecar: written by something else",), foreign=True)
-
-
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, ...]:
-    def changed(table: str) -> list[tuple[str, Any, Any]]:
-        before, after = old.get(table) or {}, new[table]
+    def changed(table: str) -> list[tuple[str, str, str]]:
+        before, after = old[table], new[table]
         names = [*after, *(name for name in before if name not in after)]
-        pairs = ((name, before.get(name), after.get(name)) for name in names)
-        return [(name, was, now) for name, was, now in pairs if was != now]
+        return [
+            (one_line(name), _value(before, name), _value(after, name))
+            for name in names
+            if name not in before or name not in after or before[name] != after[name]
+        ]
 
     reasons = []
     if old.get("stage") != new["stage"]:
-        reasons.append(f"made by stage {old.get('stage')}")
+        reasons.append(f"made by stage {shown(old.get('stage'))}")
     if old.get("version") != new["version"]:
-        reasons.append(f"stage version changed ({old.get('version')} -> {new['version']})")
+        reasons.append(f"stage version changed ({shown(old.get('version'))} -> {new['version']})")
     reasons += [f"{name} changed ({was} -> {now})" for name, was, now in changed("settings")]
     reasons += [f"input {name} changed" for name, _, _ in changed("inputs")]
     return tuple(reasons)
+
+
+def _value(table: dict[str, Any], name: str) -> str:
+    return shown(table[name]) if name in table else "none"
 
 
 class Job:
@@ -252,11 +289,13 @@ def producing(
         PipelineError: an output that is not ours lies there and `force` is off.
     """
     with locked(output):
+        sweep_folder(parts_path(output))
         job = Job(output, recipe_of, digest, reporter)
         now = status(output, job.recipe, digest)
         if now.foreign and not force:
+            in_the_way = output if output.exists() else sidecar_path(output)
             raise PipelineError(
-                f"{output}: exists already and was not written by this program",
+                f"{in_the_way}: exists already and was not written by this program",
                 "choose another output, or add --force to replace it",
             )
         if now.fresh and not force:

@@ -13,6 +13,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -35,15 +36,22 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
 
     Compressed bytes depend on the content alone (no name, no time). `-` writes to standard output
     instead, where nothing can be atomic.
+
+    Raises:
+        StorageError: no space, no permission, or what lies there is a folder or a device.
     """
     if str(path) == STREAM:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        if sys.stdout is None:
+            raise StorageError("standard output: is closed", "send it somewhere: > FILE")
+        with _storage_errors(Path("standard output")):
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
         return
     path = Path(path)
     temporary = _temporary(path)
     try:
         with _storage_errors(path):
+            _need_regular(path)
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("xb") as raw:
                 if path.suffix == ".gz":
@@ -63,7 +71,11 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Give an empty folder to fill; it takes the name `path` only if the block ends well."""
+    """Give an empty folder to fill; it takes the name `path` only if the block ends well.
+
+    Raises:
+        StorageError: no space, or no permission.
+    """
     temporary = _temporary(path)
     try:
         with _storage_errors(path):
@@ -74,9 +86,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 # There is no portable exchange of folders: the old one steps aside, and the
                 # sidecar, written last, tells who meets the gap that the stage never finished.
                 aside = _temporary(path)
-                path.rename(aside)
-                temporary.rename(path)
-                shutil.rmtree(aside, ignore_errors=True)
+                try:
+                    path.rename(aside)
+                    temporary.rename(path)
+                except BaseException:
+                    if not path.exists():
+                        aside.rename(path)
+                    raise
+                with suppress(StorageError):  # a leftover is for the next sweep
+                    remove(aside)
             else:
                 temporary.rename(path)
             _sync_folder(path.parent)
@@ -93,7 +111,13 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON for people and machines: indented, keys in the order given, trailing newline."""
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    write_bytes(path, _json_bytes(json.dumps(value, indent=2, ensure_ascii=False) + "\n"))
+
+
+def _json_bytes(text: str) -> bytes:
+    # Names of files need not be UTF-8: Python holds such bytes as lone surrogates, and escaping
+    # them with a backslash is what JSON does as well.
+    return text.encode("utf-8", "backslashreplace")
 
 
 def remove(path: Path) -> None:
@@ -106,10 +130,22 @@ def remove(path: Path) -> None:
 
 
 def sweep(path: Path) -> None:
-    """Delete what killed writers of `path` left behind; the caller holds the lock of `path`."""
-    for leftover in path.parent.glob(f".{_escaped(path.name)}.*.tmp"):
-        with suppress(OSError):
-            remove(leftover)
+    """Delete what killed writers of `path` and of its sidecar left; the caller holds its lock."""
+    # Not `.{name}.*.tmp`: "a.run" is locked by us, and "a.run.gz" may be another's, at work.
+    _sweep(path.parent, re.compile(rf"\.{re.escape(path.name)}(\.json)?{_TEMPORARY}", re.DOTALL))
+
+
+def sweep_folder(path: Path) -> None:
+    """Delete what killed writers left inside a folder that is ours alone."""
+    _sweep(path, re.compile(rf"\..+{_TEMPORARY}", re.DOTALL))
+
+
+def _sweep(folder: Path, names: re.Pattern[str]) -> None:
+    with suppress(OSError):
+        for leftover in folder.iterdir():
+            if names.fullmatch(leftover.name):
+                with suppress(StorageError):
+                    remove(leftover)
 
 
 @contextmanager
@@ -121,6 +157,7 @@ def locked(path: Path) -> Iterator[None]:
     """
     lock_path = path.parent / f".{path.name}.lock"
     with _storage_errors(path):
+        _need_regular(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         file = _acquire(lock_path, path)
     try:
@@ -162,8 +199,13 @@ def _temporary(path: Path) -> Path:
     return path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
 
 
-def _escaped(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+_TEMPORARY = r"\.[0-9]+-[0-9a-f]{8}\.tmp"
+
+
+def _need_regular(path: Path) -> None:
+    """Refuse a device or a pipe: a file renamed onto /dev/null would replace it for everybody."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise StorageError(f"{path}: is no regular file", "name a file, or - for standard output")
 
 
 def _sync_folder(path: Path) -> None:
@@ -195,7 +237,14 @@ def _storage_errors(path: Path) -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise storage_error(path, error) from error
+        raise storage_error(_culprit(path, error), error) from error
+
+
+def _culprit(path: Path, error: OSError) -> Path:
+    """Name what the system complained of, which may be a file read meanwhile; no hidden name."""
+    if not isinstance(error.filename, str) or Path(error.filename).name.startswith("."):
+        return path
+    return Path(error.filename)
 
 
 # ---------------------------------------------------------------- digests
@@ -208,9 +257,8 @@ def digest_bytes(data: bytes) -> str:
 
 def digest_json(value: object) -> str:
     """Digest of a JSON value, whatever the order of its keys."""
-    return digest_bytes(
-        json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-    )
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return digest_bytes(_json_bytes(text))
 
 
 def digest_file(path: Path) -> str:
@@ -224,19 +272,22 @@ def digest_file(path: Path) -> str:
 
 def digest_folder(path: Path) -> str:
     """Digest of a folder: names (relative) and bytes of every file in it, hidden ones left out."""
-    names = sorted(
-        p.relative_to(path).as_posix()
-        for p in path.rglob("*")
-        if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts)
-    )
+    with _storage_errors(path):
+        names = sorted(
+            p.relative_to(path).as_posix()
+            for p in path.rglob("*")
+            if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts)
+        )
     return digest_json([[name, digest_file(path / name)] for name in names])
 
 
 def free_bytes(path: Path) -> int:
     """Space left where `path` is or will be."""
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free
+    with _storage_errors(path):
+        path = path.absolute()
+        while not path.exists():
+            path = path.parent
+        return shutil.disk_usage(path).free
 
 
 def need_free(path: Path, need: int) -> None:
@@ -245,7 +296,7 @@ def need_free(path: Path, need: int) -> None:
     Raises:
         StorageError: they are not.
     """
-    free = free_bytes(path.absolute())
+    free = free_bytes(path)
     if free < need:
         raise StorageError(
             f"{path}: needs about {need / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free",
@@ -257,7 +308,11 @@ def need_path(path: Path | str, what: str) -> None:
     """Fail early if an input is missing.
 
     Raises:
-        PipelineError: there is nothing under that name.
+        PipelineError: there is nothing under that name, or it may not be looked at.
     """
-    if str(path) != STREAM and not Path(path).exists():
+    if str(path) == STREAM:
+        return
+    with _storage_errors(Path(path)):
+        found = Path(path).exists()
+    if not found:
         raise PipelineError(f"{path}: no such {what}", "check the path")

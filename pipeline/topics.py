@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError, PipelineError, did_you_mean, shown
-from pipeline.textfile import text_lines
+from pipeline.textfile import MAX_LINE, from_first_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,18 +64,13 @@ def read_topics(path: Path | str, field: str = "title") -> Topics:
 
 
 def _parse_topics(path: Path | str, fields: list[str]) -> Iterator[tuple[int, str, str]]:
-    source = text_lines(path)
-    first = next(((number, line) for number, line in source if line.strip()), None)
-    if first is None:
-        return
-    start = first[1].lstrip()
-    rest = chain([first], source)
+    start, source = from_first_text(path)
     if start.startswith("{"):
-        yield from _jsonl_topics(path, rest)
-    elif start.lower().startswith("<"):
-        yield from _trec_topics(path, rest, fields)
+        yield from _jsonl_topics(path, source)
+    elif start.startswith("<"):
+        yield from _trec_topics(path, source, fields)
     else:
-        for number, line in rest:
+        for number, line in source:
             qid, tab, text = line.partition("\t")
             if not tab:
                 raise InputError(
@@ -112,42 +106,70 @@ def _jsonl_topics(
         yield number, str(qid), text
 
 
+# Words of inner tags; any other `<word>` in the middle of a line belongs to the text.
+_TAGS = {
+    "top", "num", "title", "desc", "narr", "head", "dom", "smry", "con", "fac", "def", "nat",
+}  # fmt: skip
+_TAG = re.compile(r"<(/?)([a-zA-Z]+)[^<>]*>")
+_LABELS = {
+    "num": re.compile(r"\A\s*(Number|Topic)\s*:", re.IGNORECASE),
+    "title": re.compile(r"\A\s*Topic\s*:", re.IGNORECASE),
+    "desc": re.compile(r"\A\s*Description\s*:", re.IGNORECASE),
+    "narr": re.compile(r"\A\s*Narrative\s*:", re.IGNORECASE),
+}
+
+
 def _trec_topics(
     path: Path | str, source: Iterator[tuple[int, str]], fields: list[str]
 ) -> Iterator[tuple[int, str, str]]:
     """Read `<top>` blocks, whose inner tags are often never closed and carry a label."""
     block: dict[str, list[str]] = {}
-    start, name, inside = 0, "", False
+    start, size, name = 0, 0, ""  # start: the line of an open <top>, or 0
     for number, line in source:
-        for piece in re.split(r"(?=<)", line):
-            tag = re.match(r"\s*<(/?)([a-zA-Z]+)[^>]*>", piece)
-            if not tag:
-                if name:
-                    block[name].append(piece)
-                continue
-            closing, word = tag[1] == "/", tag[2].lower()
-            content = piece[tag.end() :]
+        size += len(line) + 1
+        if start and size > MAX_LINE:
+            break
+        for closing, word, text in _tagged(line):
             if word == "top":
-                if closing and inside:
+                if closing and start:
                     yield start, *_trec_topic(path, start, block, fields)
-                inside, block, name, start = not closing, {}, "", number
+                elif start:
+                    raise _unclosed(path, start)
+                start, size, name, block = 0 if closing else number, 0, "", {}
             elif closing:
                 name = ""
-            elif inside:
+            elif word:
                 name = word
-                block.setdefault(name, []).append(content)
-    if inside:
-        raise InputError(path, start, "a <top> that never ends", "close it with </top>")
+            if name and start:
+                block.setdefault(name, []).append(text)
+    if start:
+        raise _unclosed(path, start)
 
 
-_LABEL = re.compile(r"\s*(Number|Topic|Description|Narrative)\s*:", re.IGNORECASE)
+def _tagged(line: str) -> Iterator[tuple[bool, str, str]]:
+    """Cut a line before each of its tags: (closing, word or nothing, the text that follows)."""
+    indent = len(line) - len(line.lstrip())
+    cuts = [
+        match
+        for match in _TAG.finditer(line)
+        if match[2].lower() in _TAGS or match.start() == indent
+    ]
+    begin = cuts[0].start() if cuts else len(line)
+    if line[:begin].strip():
+        yield False, "", line[:begin]
+    for match, end in zip(cuts, [*(m.start() for m in cuts[1:]), len(line)], strict=True):
+        yield match[1] == "/", match[2].lower(), line[match.end() : end]
+
+
+def _unclosed(path: Path | str, start: int) -> InputError:
+    return InputError(path, start, "a <top> that never ends", "close it with </top>")
 
 
 def _trec_topic(
     path: Path | str, start: int, block: dict[str, list[str]], fields: list[str]
 ) -> tuple[str, str]:
     def content(name: str) -> str:
-        return _LABEL.sub("", " ".join(block.get(name, [])), count=1).strip()
+        return _LABELS[name].sub("", " ".join(block.get(name, [])), count=1).strip()
 
     if not content("num"):
         raise InputError(path, start, "a <top> without <num>", "give each topic an id")
