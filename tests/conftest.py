@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parent.parent
 
@@ -48,3 +53,11 @@ def teachers() -> Path:
 def tiny() -> Path:
     """The folder of a collection small enough to check by hand."""
     return ROOT / "tests" / "data" / "tiny"
+
+
+@pytest.fixture
+def shared_path() -> Iterator[Path]:
+    """A folder like `tmp_path`, which every user of the machine may enter and none but us write."""
+    with tempfile.TemporaryDirectory(prefix="pipeline-tests-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
