@@ -248,6 +248,8 @@ def _by_ir_measures(qid: str, measures: list[Measure], topic: RankedTopic) -> di
     try:
         for metric in ir_measures.iter_calc(sources, {"t": topic.judgements}, {"t": topic.scores}):
             values[str(metric.measure)] = float(metric.value)
+        if not all(map(math.isfinite, values.values())):
+            raise ValueError("not a finite number")
     except Exception as error:
         raise PipelineError(
             f"topic {shown(qid)}: {', '.join(values)}: {type(error).__name__}: {error}",

@@ -41,7 +41,7 @@ class Measure:
     @property
     def counts(self) -> bool:
         """Whether topics are added up instead of averaged: NumQ, NumRet, NumRel, NumRelRet."""
-        return self.kind in COUNTS
+        return is_count(self.kind)
 
     def __getitem__(self, param: str) -> Any:
         """A parameter's value, or None where it is neither given nor has a default."""
@@ -50,6 +50,11 @@ class Measure:
         info = self.source.SUPPORTED_PARAMS.get(param)
         default = info.default if info else None
         return default if isinstance(default, bool | int | float | str | dict) else None
+
+
+def is_count(name: str) -> bool:
+    """Tell by its canonical name whether a measure's values are counts."""
+    return name.partition("(")[0] in COUNTS
 
 
 def parse_measures(names: Iterable[str]) -> tuple[Measure, ...]:
