@@ -10,18 +10,16 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from pipeline import __version__
+from pipeline import __version__, telemetry
 from pipeline.cli import demo, experiments, stages
 from pipeline.errors import Interrupted, PipelineError, one_line
 
 if TYPE_CHECKING:
     from types import FrameType
 
-# No library may call home, and nothing is fetched unless a model is named by its hub id.
+# What libraries print of their own accord would mix with ours.
 QUIET_LIBRARIES = {
-    "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "DO_NOT_TRACK": "1",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "true",
@@ -65,6 +63,7 @@ def main() -> NoReturn:
     0 done; 1 the work failed; 2 usage; 3 a checker found errors; 130 and 143 interrupted, and
     resumable; 141 the reader of our output went away.
     """
+    telemetry.switch_off()
     for name, value in QUIET_LIBRARIES.items():
         os.environ.setdefault(name, value)
     _catch_signals()
