@@ -82,10 +82,10 @@ def run_steps(steps: tuple[Step, ...], forced: set[str], *, quiet: bool) -> dict
 def print_measures(step: Step) -> None:
     """Print the table that the evaluation stage wrote."""
     from pipeline.cli.console import plain_table
-    from pipeline.evaluate import read_table
+    from pipeline.tables import read_table
 
-    table = read_table(step.output)
-    print(plain_table(table.header, table.rows))
+    header, *rows = read_table(step.output).cells()
+    print(plain_table(header, rows))
 
 
 def _print_plan(plan: Experiment, until: str | None, forced: set[str], *, as_json: bool) -> None:
