@@ -1,0 +1,1 @@
+"""Training students: groups of candidates, losses, one loop, checkpoints."""

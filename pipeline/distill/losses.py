@@ -1,0 +1,97 @@
+"""Losses of distillation: plain functions on tensors of shape (topics, group).
+
+`student` holds raw logits, `teacher` scores on a logit scale, `labels` 1 for a known relevant
+passage and 0 for anything else. Each returns a scalar, the mean over topics. `LOSSES` names them
+for experiment files.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name everybody knows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+
+def margin_mse(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """Mean squared error of the margins of all pairs of a group (Hofstätter et al., 2010.02666).
+
+    The paper takes one pair (relevant, not relevant) a topic; here every pair i < j counts, which
+    is the same as twice the variance of the difference between student and teacher.
+    """
+    del labels
+    difference = student - teacher
+    margins = difference.unsqueeze(2) - difference.unsqueeze(1)
+    size = student.shape[1]
+    return margins.square().sum(dim=(1, 2)).div(size * (size - 1)).mean()
+
+
+def kl(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """Listwise Kullback-Leibler divergence, teacher to student, over the softmax of the group.
+
+    As in RocketQAv2 (2110.07367). The temperature is 1: `scale` of the teacher's scores sets how
+    peaked the target is.
+    """
+    del labels
+    return F.kl_div(
+        student.log_softmax(dim=1),
+        teacher.log_softmax(dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+
+
+def mse_logits(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """Pointwise squared error of raw logits (the sentence-transformers recipe; 1503.02531, 2.1)."""
+    del labels
+    return F.mse_loss(student, teacher)
+
+
+def lce(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """Localized contrastive estimation with hard labels (Gao, Dai, Callan, 2101.08751).
+
+    Cross-entropy of each relevant passage against the group's others; other relevant passages are
+    left out of its denominator. Topics whose group holds none, or nothing else, count nothing.
+    """
+    del teacher
+    relevant = labels > 0
+    usable = relevant & (~relevant).any(dim=1, keepdim=True)
+    if not usable.any():
+        return student.sum() * 0.0
+    others = student.masked_fill(relevant, float("-inf")).logsumexp(dim=1, keepdim=True)
+    each = F.softplus(others - student)  # -log(e^s / (e^s + sum of the others))
+    per_topic = each.masked_fill(~usable, 0.0).sum(dim=1)
+    return (per_topic / usable.sum(dim=1).clamp(min=1)).sum() / usable.any(dim=1).sum()
+
+
+def ranknet(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """RankNet over all pairs the teacher orders (Burges et al. 2005; as in 2405.07920)."""
+    del labels
+    ordered = teacher.unsqueeze(2) > teacher.unsqueeze(1)
+    if not ordered.any():
+        return student.sum() * 0.0
+    margins = student.unsqueeze(2) - student.unsqueeze(1)
+    return F.softplus(-margins)[ordered].mean()
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "margin_mse": margin_mse,
+    "kl": kl,
+    "mse_logits": mse_logits,
+    "lce": lce,
+    "ranknet": ranknet,
+}
+
+
+def total(
+    weights: dict[str, float], student: Tensor, teacher: Tensor, labels: Tensor
+) -> tuple[Tensor, dict[str, float]]:
+    """Weighted sum of the named losses, and each term by its own for the log."""
+    terms = {name: LOSSES[name](student, teacher, labels) for name in weights}
+    loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+    return loss, {name: float(term.detach()) for name, term in terms.items()}
