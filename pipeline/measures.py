@@ -63,7 +63,6 @@ class Evaluator:
         """
         if not ranking.docs:
             return self.unanswered(ranking.qid)
-        _check_ranking(ranking)
         topic = by_rank(ranking, self._qrels[ranking.qid])
         values = {measure.name: _own_value(measure, topic) for measure in self._own}
         for group in self._groups:
@@ -169,17 +168,6 @@ def _check_grades(qrels: Qrels, limit: int) -> None:
                 f"grade {judged[docid]} is above {limit:,}",
                 "grades are small whole numbers; ERR and nDCG(dcg='exp-log2') know 0 to 4",
             )
-
-
-def _check_ranking(ranking: Ranking) -> None:
-    if not math.isfinite(sum(doc.score for doc in ranking.docs)):
-        raise PipelineError(
-            f"topic {shown(ranking.qid)}: a score is not finite", "rank by finite scores"
-        )
-    if len({doc.docid for doc in ranking.docs}) != len(ranking.docs):
-        raise PipelineError(
-            f"topic {shown(ranking.qid)}: a document is ranked twice", "rank each document once"
-        )
 
 
 # ---------------------------------------------------------------- computed here

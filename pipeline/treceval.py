@@ -7,8 +7,11 @@ RR@10 too, which ir_measures leaves to a provider that breaks ties by docid asce
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
+
+from pipeline.errors import PipelineError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -50,17 +53,30 @@ def _ranks(documents: int) -> dict[str, float]:
 
 
 def by_rank(ranking: Ranking, judged: dict[str, int]) -> RankedTopic:
-    """Put ranks in the place of documents: whatever reads the result sees the ranking's order."""
-    scores = _ranks(len(ranking.docs))
-    grades = [judged.get(doc.docid) for doc in ranking.docs]
+    """Put ranks in the place of documents: whatever reads the result sees the ranking's order.
+
+    Raises:
+        PipelineError: a document twice, or a score that is not finite.
+    """
+    docids, scores = zip(*ranking.docs, strict=True)
+    retrieved = set(docids)
+    if len(retrieved) != len(docids):
+        raise PipelineError(
+            f"topic {shown(ranking.qid)}: a document is ranked twice", "rank each document once"
+        )
+    if not math.isfinite(sum(scores)):
+        raise PipelineError(
+            f"topic {shown(ranking.qid)}: a score is not finite", "rank by finite scores"
+        )
+    ranks = _ranks(len(docids))
+    grades = list(map(judged.get, docids))
     judgements = {
-        rank: grade for rank, grade in zip(scores, grades, strict=True) if grade is not None
+        rank: grade for rank, grade in zip(ranks, grades, strict=True) if grade is not None
     }
     if len(judgements) < len(judged):
-        retrieved = {doc.docid for doc in ranking.docs}
         missing = (grade for docid, grade in judged.items() if docid not in retrieved)
         judgements |= {f"not retrieved {i}": grade for i, grade in enumerate(missing)}
-    return RankedTopic(scores, grades, judgements)
+    return RankedTopic(ranks, grades, judgements)
 
 
 class Call(NamedTuple):
