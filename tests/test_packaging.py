@@ -1,0 +1,231 @@
+"""What is released: the sdist and the wheel, their contents, and the command they install.
+
+Everything is built offline, from a copy of the tree, by the build back end of the test environment;
+wheels are installed without their dependencies, which they find in the test environment.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import site
+import subprocess
+import sys
+import tarfile
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import pipeline
+
+ROOT = Path(__file__).parent.parent
+NOT_COPIED = {".git", "build", "dist", "runs", "indexes", "demo", "docs", "experiments"}
+
+
+def run(command: list[str | Path], cwd: Path, **environment: str) -> str:
+    """Run a command outside the checkout; its output is shown where it fails."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env={**inherited, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}:\n{done.stdout}"
+    return done.stdout
+
+
+def build(source: Path, target: Path, kind: str) -> Path:
+    """Build an sdist or a wheel from a source tree; no isolation, so no network."""
+    command = [sys.executable, "-m", "build", "--no-isolation", f"--{kind}", "--outdir", target]
+    run([*command, source], cwd=target.parent)
+    (built,) = target.iterdir()
+    return built
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the checkout, tests included: leftovers of earlier builds must not get in."""
+
+    def skip(folder: str, names: list[str]) -> set[str]:
+        if Path(folder) != ROOT:
+            return {name for name in names if name == "__pycache__"}
+        hidden = {n for n in names if n.startswith(".") or n.endswith(".egg-info")}
+        return hidden | NOT_COPIED
+
+    copy = tmp_path_factory.mktemp("tree") / "copy"
+    shutil.copytree(ROOT, copy, ignore=skip)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def sdist(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution."""
+    return build(tree, tmp_path_factory.mktemp("sdist"), "sdist")
+
+
+@pytest.fixture(scope="module")
+def wheel(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from the tree."""
+    return build(tree, tmp_path_factory.mktemp("wheel"), "wheel")
+
+
+@pytest.fixture(scope="module")
+def wheel_of_sdist(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from the sdist, as an installer does where it gets no wheel."""
+    place = tmp_path_factory.mktemp("unpacked")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(place, filter="data")
+    (source,) = place.iterdir()
+    return build(source, tmp_path_factory.mktemp("wheel-of-sdist"), "wheel")
+
+
+@pytest.fixture(scope="module", params=["wheel", "wheel_of_sdist"])
+def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The `bin` of an environment that has a built wheel and sees the dependencies of ours."""
+    built: Path = request.getfixturevalue(request.param)
+    place = tmp_path_factory.mktemp("installed") / "venv"
+    venv.create(place, with_pip=False, symlinks=True)
+    python = place / "bin" / "python"
+    own = run([python, "-c", "import site; print(site.getsitepackages()[0])"], cwd=place).strip()
+    # A path file inside a folder that a path file adds is not read: our own editable install,
+    # which is one, stays out.
+    Path(own, "test-environment.pth").write_text("\n".join(site.getsitepackages()) + "\n")
+    pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check"]
+    run([*pip, "install", "--quiet", "--no-deps", "--no-index", built], cwd=place)
+    return place / "bin"
+
+
+def names_in_sdist(sdist: Path) -> set[str]:
+    """Files without the folder name-version that holds them all."""
+    with tarfile.open(sdist) as archive:
+        return {m.name.partition("/")[2] for m in archive.getmembers() if m.isfile()}
+
+
+def source_files() -> set[str]:
+    """Every file of the package in the checkout."""
+    files = (p for p in (ROOT / "pipeline").rglob("*") if p.is_file())
+    return {
+        p.relative_to(ROOT).as_posix()
+        for p in files
+        if "__pycache__" not in p.parts and not p.name.startswith(".")
+    }
+
+
+def test_both_wheels_hold_the_whole_package_and_nothing_else(
+    wheel: Path, wheel_of_sdist: Path
+) -> None:
+    """A file that was added but not packaged is the commonest fault of a release."""
+    for built in (wheel, wheel_of_sdist):
+        names = set(zipfile.ZipFile(built).namelist())
+        info = {n for n in names if n.partition("/")[0].endswith(".dist-info")}
+        assert names - info == source_files()
+        assert "pipeline/py.typed" in names
+        assert {Path(n).name for n in info} >= {"LICENSE", "LICENSE-WEIGHTS", "NOTICE", "METADATA"}
+
+
+def test_the_demo_travels(wheel: Path) -> None:
+    """Topics, judgements and the student with its card and terms work offline only if inside."""
+    names = set(zipfile.ZipFile(wheel).namelist())
+    demo = {f"pipeline/demo/{name}" for name in ("topics.tsv", "qrels.txt", "experiment.toml")}
+    present = {name for name in demo if (ROOT / name).exists()}
+    assert present <= names
+    student = {n for n in names if n.startswith("pipeline/demo/small/")}
+    if not (ROOT / "pipeline" / "demo" / "small").exists():
+        pytest.skip("there is no shipped student yet")
+    assert {Path(n).name for n in student} >= {
+        *("model.safetensors", "config.json", "tokenizer.json", "README.md")
+    }
+
+
+def test_the_shipped_student_is_small_enough() -> None:
+    """It is part of every download, and of every clone for ever."""
+    weights = ROOT / "pipeline" / "demo" / "small" / "model.safetensors"
+    if not weights.exists():
+        pytest.skip("there is no shipped student yet")
+    assert weights.stat().st_size <= 36_000_000
+
+
+def test_the_sdist_builds_and_carries_its_terms_but_no_tests_and_no_data(sdist: Path) -> None:
+    """Test collections have terms of their own; tests cannot run without them."""
+    names = names_in_sdist(sdist)
+    assert names >= source_files()
+    assert names >= {
+        *("LICENSE", "LICENSE-WEIGHTS", "NOTICE", "README.md", "CHANGELOG.md", "pyproject.toml"),
+        *("constraints.txt", "CITATION.cff", "SECURITY.md"),
+    }
+    folders = {name.partition("/")[0] for name in names if "/" in name}
+    assert folders == {"pipeline", "trec_pipeline.egg-info"}
+
+
+def test_the_metadata_say_what_it_is(wheel: Path) -> None:
+    """What an index shows, and what an installer decides by."""
+    from email.parser import Parser
+
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+    metadata = Parser().parsestr(archive.read(name).decode())
+    assert metadata["Name"] == "trec-pipeline"
+    assert metadata["Version"] == pipeline.__version__
+    assert metadata["Requires-Python"] == ">=3.12"
+    assert metadata["License-Expression"] == "Apache-2.0"
+    required = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert len(required) == len(declared)
+
+
+def test_the_version_is_the_same_wherever_it_is_written() -> None:
+    """A release names one version."""
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\n## [{pipeline.__version__}] - 20" in changelog
+    assert f"\nversion: {pipeline.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_constraints_pin_what_is_declared_within_its_range() -> None:
+    """A pin outside its range would make every constrained installation fail."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    pins = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            name, _, version = line.partition("==")
+            pins[canonicalize_name(name)] = version
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    groups = declared["dependency-groups"].values()
+    wanted = declared["project"]["dependencies"] + [
+        line for group in groups for line in group if isinstance(line, str)
+    ]
+    for requirement in map(Requirement, wanted):
+        name = canonicalize_name(requirement.name)
+        assert name in pins, f"{name} is not in constraints.txt"
+        assert requirement.specifier.contains(pins[name]), f"{name} {pins[name]}"
+
+
+def test_the_installed_command_answers(installed: Path, tmp_path: Path) -> None:
+    """From a folder that has nothing to do with the checkout, and from the installed files."""
+    assert run([installed / "pipeline", "--version"], cwd=tmp_path).split() == [
+        *("trec-pipeline", pipeline.__version__)
+    ]
+    usage = run([installed / "pipeline", "--help"], cwd=tmp_path)
+    for command in ("index", "retrieve", "rerank", "evaluate", "run", "demo", "doctor"):
+        assert f" {command} " in usage
+    where = run([installed / "python", "-c", "import pipeline; print(pipeline.__file__)"], tmp_path)
+    assert Path(where.strip()).is_relative_to(installed.parent)
+
+
+@pytest.mark.slow
+@pytest.mark.jvm
+@pytest.mark.model
+def test_the_installed_demo_runs(installed: Path, tmp_path: Path) -> None:
+    """`pip install .` followed by `pipeline demo` is one of the two promised ways."""
+    said = run([installed / "pipeline", "demo", "here"], cwd=tmp_path)
+    assert "nDCG@10" in said
+    assert (tmp_path / "here").is_dir()
