@@ -154,10 +154,10 @@ def _tagged(line: str) -> Iterator[tuple[bool, str, str]]:
         for match in _TAG.finditer(line)
         if match[2].lower() in _TAGS or match.start() == indent
     ]
-    begin = cuts[0].start() if cuts else len(line)
-    if line[:begin].strip():
-        yield False, "", line[:begin]
-    for match, end in zip(cuts, [*(m.start() for m in cuts[1:]), len(line)], strict=True):
+    ends = [*(match.start() for match in cuts), len(line)]
+    if line[: ends[0]].strip():
+        yield False, "", line[: ends[0]]
+    for match, end in zip(cuts, ends[1:], strict=True):
         yield match[1] == "/", match[2].lower(), line[match.end() : end]
 
 

@@ -407,7 +407,7 @@ def test_bad_qrels_are_refused_by_their_line(tmp_path: Path, case: str) -> None:
     """path:line: what is wrong; and what to do."""
     data, place, problem, hint = BAD_QRELS[case]
     path = run_of(tmp_path, data, "qrels.txt")
-    with refused(f"{path}{place}: {problem}"[: len(f"{path}{place}: ")], hint, InputError):
+    with refused(f"{path}{place}: ", hint, InputError):
         read_qrels(path)
     with refused(problem, hint, InputError):
         read_qrels(path)
