@@ -243,7 +243,7 @@ def _devices() -> Finding:
 
 MODEL_PROBE = """
 import time
-from pipeline.models.cross_encoder import Reranker
+from pipeline.models.reranker import Reranker
 started = time.perf_counter()
 reranker = Reranker.load("small")
 loaded = time.perf_counter()
