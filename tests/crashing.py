@@ -1,4 +1,4 @@
-"""Kill a piece of work before each of its file system operations, and look at what is left."""
+"""Kill a piece of work before each of its changes on the disk, and look at what is left."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 
 TESTS = Path(__file__).parent
 OPERATIONS = {
-    "open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.listdir",
-    "os.scandir", "fcntl.flock", "shutil.rmtree",
+    "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "fcntl.flock",
 }  # fmt: skip
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 DRIVER = """
 from crashing import at_every_step
@@ -25,7 +25,7 @@ at_every_step(start, work, look)
 
 
 def killed_everywhere(script: str, folder: Path) -> list[Any]:
-    """Run `work()` once for each of its operations, killed before that one; the last is not killed.
+    """Run `work()` once for each change it makes on the disk, killed before it, and once whole.
 
     The script defines `start()`, which makes the ground ready, `work()`, and `look()`, which says
     as a JSON value what a later process finds. Returned is what it said each time.
@@ -41,7 +41,7 @@ def killed_everywhere(script: str, folder: Path) -> list[Any]:
 
 
 def at_every_step(start: Any, work: Any, look: Any) -> None:
-    """Be the driver: fork, kill the child before its n-th operation, look, for n = 0, 1, 2, ..."""
+    """Be the driver: fork, kill the child before its n-th change, look, for n = 0, 1, 2, ..."""
     killed, steps = True, 0
     while killed:
         start()
@@ -61,9 +61,9 @@ def at_every_step(start: Any, work: Any, look: Any) -> None:
 def _kill_before(step: int) -> None:
     left = step
 
-    def hook(event: str, _: object) -> None:
+    def hook(event: str, arguments: Any) -> None:
         nonlocal left
-        if event in OPERATIONS:
+        if event in OPERATIONS or (event == "open" and arguments[2] & WRITING):
             if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
             left -= 1

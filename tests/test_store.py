@@ -242,7 +242,7 @@ def test_a_killed_writer_leaves_whole_things(tmp_path: Path) -> None:
 
 
 def test_a_file_is_whole_after_a_kill_at_any_step(tmp_path: Path) -> None:
-    """Killed before each file system operation in turn: old or new, and swept when next locked."""
+    """Killed before each change on the disk in turn: old or new, and swept when next locked."""
     found = killed_everywhere(
         """
         from pathlib import Path
@@ -268,7 +268,7 @@ def test_a_file_is_whole_after_a_kill_at_any_step(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_whole_after_a_kill_at_any_step(tmp_path: Path) -> None:
-    """Killed before each file system operation in turn: old, new or absent, never mixed."""
+    """Killed before each change on the disk in turn: old, new or absent, never mixed."""
     found = killed_everywhere(
         """
         from pathlib import Path
