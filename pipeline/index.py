@@ -1,0 +1,259 @@
+"""Stage: a collection -> a Lucene index that holds its text, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline import collection, lucene, machine
+from pipeline.errors import InputError, PipelineError, did_you_mean, shown
+from pipeline.report import SILENT, Reporter
+from pipeline.stage import Outcome, Recipe, producing
+from pipeline.store import atomic_folder, digest_file, digest_json, write_bytes
+from pipeline.textfile import text_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pipeline.collection import Document
+
+VERSION = 1
+BATCH = 1000  # documents that go to Java at once
+BATCH_CHARACTERS = 1 << 20  # or as much text as this
+MAX_DOCID = 512  # bytes
+EMPTY_FILE = "empty-documents.txt"  # in the index folder; Lucene leaves it alone
+EMPTY_SHOWN = 10
+JAVA_BLANK = "".join(map(chr, range(33)))  # what Java trims; a document of nothing else is empty
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """What to index, where to, and how; the defaults are Anserini's."""
+
+    collection: Path  # a file, a folder, or ir_datasets:ID
+    output: Path
+    language: str = "en"
+    stemmer: Literal["porter", "krovetz", "none"] = "porter"
+    stopwords: Literal["default", "keep"] | Path = "default"  # or a file with one word a line
+    threads: int = 0  # 0: one for each processor
+    force: bool = False
+
+
+digest = lucene.files_digest
+"""Digest of a finished index, for its sidecar."""
+
+
+def recipe(settings: IndexSettings) -> Recipe:
+    """Name all that determines what the index holds; reads the collection once."""
+    words = settings.stopwords
+    inputs = {"collection": collection.digest(settings.collection)}
+    if isinstance(words, Path):
+        inputs["stopwords"] = digest_file(words)
+    return Recipe(
+        "index",
+        VERSION,
+        {
+            "language": settings.language,
+            "stemmer": settings.stemmer,
+            "stopwords": "file" if isinstance(words, Path) else words,
+        },
+        inputs,
+    )
+
+
+def index(settings: IndexSettings, reporter: Reporter = SILENT) -> Outcome:
+    """Build the index unless it is fresh.
+
+    Counts in the outcome: `documents` in the collection, `indexed`, `empty` (and the first of these
+    by id; all are in `empty-documents.txt` inside the index), and `content`, the digest of what the
+    index holds, which is the same for every build.
+
+    Raises:
+        PipelineError: a malformed or repeated document (both places are named), an unknown
+            language, or an index that does not hold what was put in.
+    """
+    analysis = _analysis(settings)
+    with producing(
+        settings.output,
+        lambda: recipe(settings),
+        force=settings.force,
+        digest=digest,
+        reporter=reporter,
+    ) as job:
+        if job.fresh:
+            return job.outcome
+        with ExitStack() as stack:
+            folder = stack.enter_context(atomic_folder(settings.output))
+            counts = _build(settings, analysis, folder, reporter)
+            with job.commit(counts, {"threads": _threads(settings)}):
+                stack.pop_all().close()  # the folder takes its name
+        if counts["empty"]:
+            reporter.notice(
+                f"{counts['empty']:,} empty documents are not in the index: "
+                f"{', '.join(counts['empty_first'])}"
+                f"{', ...' if counts['empty'] > EMPTY_SHOWN else ''}"
+                f" (all in {settings.output / EMPTY_FILE})"
+            )
+        return job.outcome
+
+
+def _analysis(settings: IndexSettings) -> lucene.Analysis:
+    if settings.threads < 0:
+        raise PipelineError(f"--threads {settings.threads} is less than 0", "0 takes all CPUs")
+    if settings.language not in lucene.LANGUAGES:
+        raise PipelineError(
+            f"no analysis for language {shown(settings.language)}",
+            did_you_mean(settings.language, list(lucene.LANGUAGES)),
+        )
+    words = settings.stopwords
+    if settings.language != "en" and (words != "default" or settings.stemmer != "porter"):
+        raise PipelineError(
+            f"stemmer and stop words are settings of English, not of {settings.language}",
+            "leave them out, or use language en",
+        )
+    stopwords: tuple[str, ...] | None = None
+    if words == "keep":
+        stopwords = ()
+    elif words != "default":
+        stopwords = tuple(line.strip() for _, line in text_lines(words) if line.strip())
+        if not stopwords:
+            raise InputError(words, None, "there are no stop words", "write one word a line")
+    return lucene.Analysis(settings.language, settings.stemmer, stopwords)
+
+
+def _threads(settings: IndexSettings) -> int:
+    return settings.threads or machine.cpus()
+
+
+def _build(
+    settings: IndexSettings, analysis: lucene.Analysis, folder: Path, reporter: Reporter
+) -> dict[str, Any]:
+    source = _Source(settings.collection)
+    writer = lucene.Writer(folder, analysis)
+    try:
+        batches = source.batches()
+        with closing(lucene.in_threads(writer.add, batches, _threads(settings))) as added:
+            done = 0
+            for size in added:
+                done += size
+                reporter.advance(done, 0, "documents")
+        found = writer.finish()
+    except BaseException:
+        writer.give_up()
+        raise
+    if not found:
+        raise PipelineError(
+            f"{settings.collection}: every document is empty", "check the format of the collection"
+        )
+    if found != source.count - len(source.empty):
+        raise PipelineError(
+            f"{settings.output}: {found:,} documents in the index, but "
+            f"{source.count - len(source.empty):,} in the collection",
+            "run the same command again, and report it if it fails again",
+        )
+    if source.empty:
+        write_bytes(folder / EMPTY_FILE, "".join(f"{d}\n" for d in source.empty).encode())
+    return {
+        "documents": source.count,
+        "indexed": found,
+        "empty": len(source.empty),
+        "empty_first": source.empty[:EMPTY_SHOWN],
+        "content": digest_json([f"{source.content:x}", analysis.record()]),
+    }
+
+
+class _Source:
+    """Reads a collection once, in batches, and keeps account of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.count = 0
+        self.empty: list[str] = []
+        # The digests of all (docid, text) pairs, added up: whatever their order, in no memory.
+        self.content = 0
+        self._path = path
+        self._ids = _Ids()
+
+    def batches(self) -> Iterator[list[tuple[str, str]]]:
+        """Yield (docid, text) of the documents that are not empty.
+
+        Raises:
+            InputError: a document id appears again, or is too long for Lucene.
+        """
+        batch: list[tuple[str, str]] = []
+        docids: list[str] = []
+        characters = 0
+        for document in collection.documents(self._path):
+            self.count += 1
+            docid, text = document.docid, document.text
+            if len(docid) > MAX_DOCID // 4 and len(docid.encode()) > MAX_DOCID:
+                raise _too_long(document)
+            docids.append(docid)
+            if text.strip(JAVA_BLANK):
+                pair = hashlib.sha256(f"{docid}\0{text}".encode()).digest()
+                self.content = (self.content + int.from_bytes(pair)) % (1 << 256)
+                batch.append((docid, text))
+                characters += len(text)
+            else:
+                self.empty.append(docid)
+            if len(docids) >= BATCH or characters >= BATCH_CHARACTERS:
+                self._check(docids)
+                yield batch
+                batch, docids, characters = [], [], 0
+        self._check(docids)
+        yield batch
+
+    def _check(self, docids: list[str]) -> None:
+        """Look for repeated ids; a suspicion is followed up by reading the collection again."""
+        suspects = self._ids.add(docids)
+        if not suspects:
+            return
+        first: dict[str, tuple[str, int]] = {}
+        for document in islice(collection.documents(self._path), self.count):
+            if hash(document.docid) in suspects:
+                if document.docid in first:
+                    raise collection.duplicate(document, first[document.docid])
+                first[document.docid] = (document.path, document.line)
+
+
+class _Ids:
+    """Hashes of all ids so far, in sorted runs that grow like a log-structured tree.
+
+    Takes 8 bytes for each document, 16 while runs are merged: a dictionary of ids takes 20 times
+    that, and a billion documents would not fit in any machine.
+    """
+
+    def __init__(self) -> None:
+        self._runs: list[NDArray[np.int64]] = []
+
+    def add(self, docids: list[str]) -> set[int]:
+        """Take in more ids and return the hashes that were there already."""
+        import numpy as np
+
+        new = np.sort(np.fromiter(map(hash, docids), np.int64, len(docids)))
+        again = new[1:][new[1:] == new[:-1]].tolist()
+        for run in self._runs:
+            at = np.minimum(np.searchsorted(run, new), len(run) - 1)
+            again += new[run[at] == new].tolist()
+        if len(new):
+            self._runs.append(new)
+        while len(self._runs) > 1 and len(self._runs[-2]) <= len(self._runs[-1]):
+            merged = np.concatenate([self._runs.pop(), self._runs.pop()])
+            merged.sort(kind="stable")
+            self._runs.append(merged)
+        return set(again)
+
+
+def _too_long(document: Document) -> InputError:
+    return InputError(
+        document.path,
+        document.line,
+        f"document id {shown(document.docid)} is longer than {MAX_DOCID} bytes",
+        "give the document a shorter id",
+    )

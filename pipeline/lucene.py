@@ -1,0 +1,389 @@
+"""Lucene indexes: what identifies one, how one is written, and the texts in it.
+
+Any index of Anserini or Pyserini can be read. Ours are made by Anserini's own document generator
+and analysers, keep the text, and say how it was analysed.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import time
+from collections import deque
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pipeline import java
+from pipeline.errors import PipelineError, one_line, storage_error
+from pipeline.java import Program, java_class, view
+from pipeline.stage import read_sidecar
+from pipeline.store import digest_bytes, digest_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator
+    from concurrent.futures import Future
+    from pathlib import Path
+
+COMMIT_KEY = "trec-pipeline.analysis"  # in the commit data of our indexes
+LANGUAGES = (
+    "ar", "bn", "da", "de", "en", "es", "fa", "fi", "fr", "hi", "hu", "id", "it", "ja", "ko", "nl",
+    "no", "pl", "pt", "ru", "sv", "te", "th", "tr", "uk", "whitespace", "zh",
+)  # fmt: skip
+FOOTER = 16  # bytes; every Lucene file ends in its own checksum
+MAX_BUFFER = 2047  # MB a writer may hold before it writes a segment; Lucene's limit
+MISSING = "\0"  # no document's text: Anserini trims it away
+
+ANALYZER = "org.apache.lucene.analysis.Analyzer"
+BYTES = "byte[]"
+DOCUMENT = "org.apache.lucene.document.Document"
+JSON_DOCUMENT = "io.anserini.collection.JsonCollection$Document"
+OBJECT = "java.lang.Object"
+READER = "org.apache.lucene.index.IndexReader"
+STRING = "java.lang.String"
+WRITER = "org.apache.lucene.index.IndexWriter"
+
+
+start, java_home = java.start, java.home
+
+# ---------------------------------------------------------------- identity, without Java
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """How text becomes terms; kept inside an index, so that topics are analysed the same way.
+
+    The default is that of Anserini and Pyserini.
+    """
+
+    language: str = "en"  # a code Anserini knows, or "whitespace" for text already cut into terms
+    stemmer: Literal["porter", "krovetz", "none"] = "porter"  # English only
+    stopwords: tuple[str, ...] | None = None  # English only; None: Lucene's 33 words
+
+    def record(self) -> dict[str, Any]:
+        """As it stands in an index and a sidecar."""
+        return asdict(self)
+
+
+def files_digest(path: Path) -> str:
+    """Digest of an index's files, cheaply: names, sizes, each file's own checksum, the segments.
+
+    Notices a file that is missing, cut, or from another index; not a byte changed by hand in the
+    middle of one, which Lucene's checksums find when asked.
+    """
+    facts = []
+    try:
+        for file in sorted(path.iterdir()):
+            if file.name.startswith(".") or file.name == "write.lock" or not file.is_file():
+                continue
+            with file.open("rb") as data:
+                size = data.seek(0, 2)
+                data.seek(0 if file.name.startswith("segments") else max(0, size - FOOTER))
+                facts.append([file.name, size, digest_bytes(data.read())])
+    except OSError as error:
+        raise storage_error(path, error) from error
+    return digest_json(facts)
+
+
+def index_digest(path: Path) -> str:
+    """Digest of what an index holds, for the recipes of stages that read it; needs no Java.
+
+    Ours say in their sidecar what documents they hold and how these were analysed, which is the
+    same for every build; of others, their files are taken.
+
+    Raises:
+        PipelineError: there is no index, it was never finished, or its files changed since.
+    """
+    need_index(path)
+    sidecar = read_sidecar(path)
+    files = files_digest(path)
+    if sidecar is None:
+        return files
+    if sidecar.get("state") != "finished":
+        raise PipelineError(f"{path}: this index was never finished", "run pipeline index again")
+    if sidecar["output"].get("sha256") != files:
+        raise PipelineError(
+            f"{path}: files of this index changed after it was built",
+            "build it again: pipeline index",
+        )
+    return str(sidecar["counts"].get("content", files))
+
+
+def need_index(path: Path) -> None:
+    """Fail early where there is no Lucene index.
+
+    Raises:
+        PipelineError: with what is there instead.
+    """
+    try:
+        if any(file.name.startswith("segments_") for file in path.iterdir()):
+            return
+    except FileNotFoundError:
+        raise PipelineError(
+            f"{path}: no such index", "build it with pipeline index, or check the path"
+        ) from None
+    except NotADirectoryError:
+        raise PipelineError(
+            f"{path}: is a file, and an index is a folder", "name the folder of the index"
+        ) from None
+    except OSError as error:
+        raise storage_error(path, error) from error
+    raise PipelineError(
+        f"{path}: no Lucene index in this folder", "name the folder that has the segments_N file"
+    )
+
+
+# ---------------------------------------------------------------- reading
+
+
+class Index:
+    """An open index: ours, or any that Anserini or Pyserini wrote; safe for several threads."""
+
+    def __init__(self, path: Path) -> None:
+        need_index(path)
+        java.start()
+        self.path = path
+        with failures(path):
+            folder = java_class("org.apache.lucene.store.MMapDirectory")(_java_path(path))
+            opened = java_class("org.apache.lucene.index.DirectoryReader").open(folder)
+            data = opened.getIndexCommit().getUserData().get(COMMIT_KEY)
+        self.reader = view(READER, opened)
+        self.own = data is not None
+        self.analysis = _analysis(path, data)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.reader.close()
+
+    @property
+    def count(self) -> int:
+        """Number of documents."""
+        return int(self.reader.numDocs())
+
+    def texts(self, docids: Iterable[str]) -> list[str | None]:
+        """Look up stored texts, in the order asked for; None for a document that is not here.
+
+        Raises:
+            PipelineError: the index was built without its text.
+        """
+        # Lucene looks ids up line by line: one with a line break is in no index.
+        asked = [docid if docid.isprintable() else "" for docid in docids]
+        with failures(self.path):
+            found = self._stored(lines(asked)).toArray()
+        texts = (text.tostring().decode("utf-8", "replace") for text in found)
+        return [None if text == MISSING else self._readable(text) for text in texts]
+
+    def text(self, docid: str) -> str | None:
+        """Look up one stored text; for many, `texts` is much faster."""
+        return self.texts([docid])[0]
+
+    def _readable(self, stored: str) -> str:
+        """Take the text out of what Anserini calls raw: a record of the collection."""
+        if self._stored_field == "raw" and stored.lstrip().startswith("{"):
+            try:
+                record = json.loads(stored)
+            except ValueError:
+                return stored
+            return _record_text(record) or stored
+        return stored
+
+    @cached_property
+    def _stored_field(self) -> str:
+        document = self.reader.storedFields().document(0) if self.count else None
+        for name in ("contents", "raw"):
+            if document is not None and document.getField(name) is not None:
+                return name
+        raise PipelineError(
+            f"{self.path}: this index stores no text",
+            "name the collection itself, or build the index again with pipeline index",
+        )
+
+    @cached_property
+    def _stored(self) -> Program:
+        name = "documentContents" if self._stored_field == "contents" else "documentRaw"
+        look_up = Program.static("io.anserini.index.IndexReaderUtils", name, STRING, READER, STRING)
+        or_else = Program.static("java.util.Objects", "requireNonNullElse", OBJECT, OBJECT, OBJECT)
+        found = look_up.bind(self.reader).then(or_else.bind(MISSING, at=1)).returns(STRING)
+        return found.then(to_bytes()).for_each_line()
+
+
+# ---------------------------------------------------------------- writing
+
+
+class Writer:
+    """Writes a new index into an empty folder; `add` may be called from several threads."""
+
+    def __init__(self, folder: Path, analysis: Analysis) -> None:
+        java.start()
+        self._folder = folder
+        self._analysis = analysis
+        with failures(folder):
+            config = java_class("org.apache.lucene.index.IndexWriterConfig")(
+                view(ANALYZER, make_analyzer(analysis))
+            )
+            heap = java_class("java.lang.Runtime").getRuntime().maxMemory()
+            config.setRAMBufferSizeMB(float(min(MAX_BUFFER, heap // (4 << 20))))
+            config.setUseCompoundFile(False)
+            directory = java_class("org.apache.lucene.store.MMapDirectory")(_java_path(folder))
+            self._writer = java_class(WRITER)(directory, config)
+            self._add = self._program()
+
+    def _program(self) -> Program:
+        """(record) -> made into a document by Anserini's own generator, and added"""
+        arguments = java_class("io.anserini.index.IndexCollection$Args")()
+        arguments.storeRaw = True
+        generator = "io.anserini.index.generator.DefaultLuceneDocumentGenerator"
+        source = "io.anserini.collection.SourceDocument"
+        parse = Program.static(JSON_DOCUMENT, "fromString", JSON_DOCUMENT, STRING)
+        make = Program.method(generator, "createDocument", DOCUMENT, source)
+        add = Program.method(WRITER, "addDocument", "long", "java.lang.Iterable")
+        made = parse.then(make.bind(java_class(generator)(arguments)))
+        return made.then(add.bind(self._writer)).for_each_line()
+
+    def add(self, documents: Iterable[tuple[str, str]]) -> int:
+        """Add a batch of (docid, text) and return its size; ids must be new, texts not empty."""
+        records = [json.dumps({"id": docid, "contents": text}) for docid, text in documents]
+        with failures(self._folder):
+            self._add(lines(records))
+        return len(records)
+
+    def finish(self) -> int:
+        """Write everything out, merge, close; return the number of documents in the index.
+
+        Java works in another thread meanwhile, so that a signal is heard.
+        """
+        with failures(self._folder):
+            data = java_class("java.util.HashMap")()
+            data.put(COMMIT_KEY, java.java_text(json.dumps(self._analysis.record())))
+            self._writer.setLiveCommitData(data.entrySet())
+            list(in_threads(lambda commit: commit(), [self._writer.commit], 1))
+            while self._writer.hasPendingMerges():
+                time.sleep(0.01)
+            count = int(self._writer.getDocStats().numDocs)
+            self._writer.close()
+        return count
+
+    def give_up(self) -> None:
+        """Stop merges and drop everything."""
+        with failures(self._folder):
+            self._writer.rollback()
+
+
+# ---------------------------------------------------------------- between
+
+
+def in_threads[A, R](
+    function: Callable[[A], R], items: Iterable[A], threads: int
+) -> Generator[R, None, None]:
+    """Yield `function(item)` in order, computed by threads; items are taken as they are needed.
+
+    Close the iterator to stop early: what has not begun is dropped, what has is waited for.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    def call(item: A) -> R:
+        try:
+            return function(item)
+        finally:
+            java.leave_thread()
+
+    pending: deque[Future[R]] = deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for item in items:
+            pending.append(pool.submit(call, item))
+            if len(pending) > 2 * threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def lines(texts: Iterable[str]) -> Any:
+    """Make what a program made by `for_each_line` takes; a text must not hold a line break."""
+    return java.java_text("".join(f"{text}\n" for text in texts))
+
+
+def to_bytes() -> Program:
+    """(text) -> its UTF-8"""
+    return Program.method(STRING, "getBytes", BYTES, STRING).bind("UTF-8", at=1)
+
+
+def _java_path(path: Path) -> Any:
+    return java_class("java.io.File")(java.java_text(str(path.absolute()))).toPath()
+
+
+def _record_text(record: dict[str, Any]) -> str | None:
+    """Find the text in a record as Anserini's JSON collections keep it."""
+    if isinstance(record.get("contents"), str):
+        return str(record["contents"])
+    parts = [record.get(key) for key in ("title", "text")]
+    return "\n".join(part for part in parts if isinstance(part, str) and part) or None
+
+
+def _analysis(path: Path, data: str | None) -> Analysis:
+    if data is None:
+        return Analysis()
+    try:
+        record = json.loads(data)
+        words = record["stopwords"]
+        return Analysis(**{**record, "stopwords": None if words is None else tuple(words)})
+    except (ValueError, TypeError, KeyError):
+        raise PipelineError(
+            f"{path}: how its text was analysed is written in a form unknown here",
+            "update trec-pipeline, or build the index again",
+        ) from None
+
+
+def make_analyzer(analysis: Analysis) -> Any:
+    """Make the analyzer as Anserini's IndexCollection does."""
+    if analysis.language == "whitespace":
+        return java_class("org.apache.lucene.analysis.core.WhitespaceAnalyzer")()
+    if analysis.language != "en":
+        return java_class("io.anserini.analysis.AnalyzerMap").getLanguageSpecificAnalyzer(
+            analysis.language
+        )
+    english = java_class("io.anserini.analysis.DefaultEnglishAnalyzer")
+    if analysis.stopwords is None:
+        return english.newStemmingInstance(analysis.stemmer)
+    words = java_class("java.util.ArrayList")()
+    for word in analysis.stopwords:
+        words.add(java.java_text(word))
+    stopwords = java_class("org.apache.lucene.analysis.CharArraySet")(words, False)
+    return english.newStemmingInstance(analysis.stemmer, stopwords)
+
+
+_CAUSES = {
+    "IndexNotFoundException": ("no Lucene index in this folder", "check the path"),
+    "IndexFormatTooOldException": (
+        "made by an older Lucene than this one reads", "build the index again"
+    ),
+    "IndexFormatTooNewException": (
+        "made by a newer Lucene than this one", "update pyserini, or build the index again"
+    ),
+    "CorruptIndexException": ("the index is damaged", "build it again"),
+    "EOFException": ("the index is damaged: a file is cut", "build it again"),
+    "NoSuchFileException": ("the index is damaged: a file is missing", "build it again"),
+    "AccessDeniedException": ("no permission", "check the owner and mode of its files"),
+    "OutOfMemoryError": ("Java's memory is full", "set PIPELINE_JAVA_HEAP, for example to 4g"),
+}  # fmt: skip
+
+
+@contextmanager
+def failures(path: Path) -> Iterator[None]:
+    """Say in two lines what Java threw."""
+    try:
+        yield
+    except java.exception() as error:
+        name = str(getattr(error, "classname", None) or "").rsplit(".", 1)[-1]
+        words = one_line(str(getattr(error, "innermessage", None) or error))
+        problem, hint = _CAUSES.get(name, (f"{name}: {words}"[:300], "see the cause with --debug"))
+        if "org.apache.lucene.codecs" in words and "SPI" in words:
+            problem, hint = _CAUSES["IndexFormatTooOldException"]
+        if "No space left" in words:
+            raise storage_error(path, OSError(errno.ENOSPC, words)) from error
+        raise PipelineError(f"{path}: {problem}", hint) from error

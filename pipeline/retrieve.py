@@ -1,0 +1,256 @@
+"""Stage: topics and an index -> a first-stage run, in parts that survive a kill."""
+
+from __future__ import annotations
+
+import math
+import threading
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import batched
+from pathlib import Path  # noqa: TC003 - settings are filled by their types at run time
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline import lucene, machine
+from pipeline.bm25 import BM25, Searcher
+from pipeline.errors import PipelineError, did_you_mean, shown
+from pipeline.parts import bucket, joined, topic_blocks
+from pipeline.report import SILENT, Reporter
+from pipeline.stage import Job, Outcome, Recipe, producing
+from pipeline.store import atomic_file, digest_json
+from pipeline.textfile import STREAM
+from pipeline.topics import Topics, read_topics
+from pipeline.trec import Ranking, check_tag, run_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+VERSION = 1
+PARTS = 32  # parts of a run, unless that makes them large:
+PART_TOPICS = 128  # topics in a part on average, at most; a part is held in memory
+PARTS_STEP = 8  # so many more parts then; the number changes with the order of magnitude only
+CALL_TOPICS = 16  # topics that go to Java at once; between calls a stop is heard
+SHOWN_TOPICS = 10
+
+Group = tuple[tuple[str, str], ...]  # (qid, text) of the topics of one part
+
+
+@dataclass(frozen=True)
+class RetrieveSettings:
+    """What to search, for what, and how; the defaults are Anserini's."""
+
+    topics: Path  # `-`: standard input
+    index: Path
+    output: Path  # `-`: standard output, topic after topic, without sidecar
+    field: str = "title"  # of TREC topic files
+    hits: int = 1000
+    k1: float = 0.9
+    b: float = 0.4
+    feedback: Literal["none", "rm3", "rocchio"] = "none"
+    language: str | None = None  # for an index that does not say how its text was analysed,
+    stemmer: Literal["porter", "krovetz", "none"] | None = None  # because others made it
+    tag: str = "bm25"
+    threads: int = 0  # 0: one for each processor; the output is the same for any number
+    force: bool = False
+
+
+def recipe(settings: RetrieveSettings, topics: Topics | None = None) -> Recipe:
+    """Name all that determines the run.
+
+    Args:
+        topics: what the file of topics holds, where it was read already.
+
+    Raises:
+        PipelineError: no usable topics, no finished index, or a setting out of its range.
+    """
+    _check(settings)
+    inputs = {"index": lucene.index_digest(settings.index)}
+    if topics is None:
+        topics = read_topics(settings.topics, settings.field)
+    inputs["topics"] = digest_json(list(topics.items()))
+    return Recipe("retrieve", VERSION, _settings(settings), inputs)
+
+
+def retrieve(settings: RetrieveSettings, reporter: Reporter = SILENT) -> Outcome:
+    """Search every topic unless the run is fresh; parts that are finished are not searched again.
+
+    Counts in the outcome: `topics`, and `without_hits`, the ids of those the run lacks because no
+    document of the index has any of their terms.
+
+    Raises:
+        PipelineError: as `recipe` does; or an index that cannot be read.
+    """
+    _check(settings)
+    lucene.need_index(settings.index)
+    if str(settings.output) == STREAM:
+        return _stream(settings, reporter)
+    given = read_topics(STREAM, settings.field) if str(settings.topics) == STREAM else None
+    with producing(
+        settings.output,
+        lambda: recipe(settings, given),
+        force=settings.force,
+        reporter=reporter,
+    ) as job:
+        if job.fresh:
+            return job.outcome
+        topics = given or read_topics(settings.topics, settings.field)
+        parts = _finish_parts(settings, topics, job, reporter)
+        blocks = {}
+        for part in parts:
+            blocks.update(topic_blocks(part))
+        found = [blocks[qid] for qid in topics if qid in blocks]
+        counts = _counts(topics, [qid for qid in topics if qid not in blocks], reporter)
+        with (
+            job.commit(counts, {"threads": _threads(settings)}),
+            atomic_file(settings.output) as out,
+        ):
+            for lines in joined(found):
+                out.write(lines)
+        return job.outcome
+
+
+def _stream(settings: RetrieveSettings, reporter: Reporter) -> Outcome:
+    """Write whole topics to standard output, in order, as they come."""
+    topics = read_topics(settings.topics, settings.field)
+    groups = list(batched(topics.items(), CALL_TOPICS))
+    without: list[str] = []
+    done = 0
+    with _searching(settings, groups, reporter) as results, atomic_file(STREAM) as out:
+        for group, found in zip(groups, results, strict=True):
+            for (qid, _), lines in zip(group, found, strict=True):
+                if not lines:
+                    without.append(qid)
+                out.write(lines)
+            out.flush()
+            done += len(group)
+            reporter.advance(done, len(topics), "topics")
+    return Outcome(STREAM, computed=True, counts=_counts(topics, without, reporter))
+
+
+def _finish_parts(
+    settings: RetrieveSettings, topics: Topics, job: Job, reporter: Reporter
+) -> list[Path]:
+    inputs = {"index": job.recipe.inputs["index"]}
+    of_part = Recipe("retrieve", VERSION, _settings(settings), inputs)
+    groups = {of_part.key(topics=group): group for group in _groups(topics)}
+    found = {key: job.parts.find(key) for key in groups}
+    missing = [key for key, part in found.items() if part is None]
+    done = len(topics) - sum(len(groups[key]) for key in missing)
+    reporter.advance(done, len(topics), "topics")
+    with _searching(settings, [groups[key] for key in missing], reporter) as results:
+        for key, lines in zip(missing, results, strict=True):
+            found[key] = job.parts.save(key, b"".join(lines))
+            done += len(groups[key])
+            reporter.advance(done, len(topics), "topics")
+    return [part for part in found.values() if part is not None]
+
+
+def _groups(topics: Topics) -> list[Group]:
+    """Cut topics into parts, in the order in which each part's first topic stands in the file."""
+    count = PARTS
+    while len(topics) > count * PART_TOPICS:
+        count *= PARTS_STEP
+    groups: dict[int, list[tuple[str, str]]] = {}
+    for qid, text in topics.items():
+        groups.setdefault(bucket(qid, count), []).append((qid, text))
+    return [tuple(group) for group in groups.values()]
+
+
+def _searching(
+    settings: RetrieveSettings, groups: list[Group], reporter: Reporter
+) -> closing[Generator[list[bytes], None, None]]:
+    """Search groups of topics in threads; for each, in order, the run lines of its topics."""
+    return closing(_search_all(settings, groups, reporter))
+
+
+def _search_all(
+    settings: RetrieveSettings, groups: list[Group], reporter: Reporter
+) -> Generator[list[bytes], None, None]:
+    if not groups:
+        return
+    stop = threading.Event()
+    with lucene.Index(settings.index) as index:
+        if not index.count:
+            raise PipelineError(f"{settings.index}: the index has no documents", "build it again")
+        index.analysis = _analysis(settings, index, reporter)
+        searcher = Searcher(index, BM25(settings.hits, settings.k1, settings.b, settings.feedback))
+
+        def search(group: Group) -> list[bytes]:
+            lines: list[bytes] = []
+            for some in batched(group, CALL_TOPICS):
+                if stop.is_set():
+                    break
+                found = searcher.search([text for _, text in some])
+                for (qid, _), docs in zip(some, found, strict=True):
+                    lines.append(run_lines(Ranking(qid, docs), settings.tag))
+            return lines
+
+        with closing(lucene.in_threads(search, groups, _threads(settings))) as results:
+            try:
+                yield from results
+            finally:
+                stop.set()
+
+
+def _analysis(
+    settings: RetrieveSettings, index: lucene.Index, reporter: Reporter
+) -> lucene.Analysis:
+    language, stemmer = settings.language, settings.stemmer
+    if index.own:
+        if language not in (None, index.analysis.language) or stemmer not in (
+            None,
+            index.analysis.stemmer,
+        ):
+            raise PipelineError(
+                f"{settings.index}: was analysed with language {index.analysis.language} and "
+                f"stemmer {index.analysis.stemmer}",
+                "leave these options out: the index says how topics have to be analysed",
+            )
+        return index.analysis
+    chosen = replace(index.analysis, language=language or "en", stemmer=stemmer or "porter")
+    how = chosen.language if chosen.language != "en" else f"English, {chosen.stemmer} stemmer"
+    reporter.notice(
+        f"{settings.index}: made by another program, which leaves no word of how text was "
+        f"analysed; topics are analysed as Anserini does ({how})"
+    )
+    return chosen
+
+
+def _counts(topics: Topics, without: list[str], reporter: Reporter) -> dict[str, Any]:
+    if without:
+        names = ", ".join(without[:SHOWN_TOPICS])
+        more = ", ..." if len(without) > SHOWN_TOPICS else ""
+        reporter.notice(f"{len(without):,} topics without hits are not in the run: {names}{more}")
+    return {"topics": len(topics), "without_hits": without}
+
+
+def _settings(settings: RetrieveSettings) -> dict[str, Any]:
+    """The settings that determine the run's bytes."""
+    names = ("hits", "k1", "b", "feedback", "tag")
+    values: dict[str, Any] = {name: getattr(settings, name) for name in names}
+    for name in ("language", "stemmer"):
+        if getattr(settings, name) is not None:
+            values[name] = getattr(settings, name)
+    return values
+
+
+def _threads(settings: RetrieveSettings) -> int:
+    return settings.threads or machine.cpus()
+
+
+def _check(settings: RetrieveSettings) -> None:
+    check_tag(settings.tag)
+    ranges: tuple[tuple[str, float, float, float], ...] = (
+        ("hits", settings.hits, 1, 2**31 - 1),
+        ("k1", settings.k1, 0, math.inf),
+        ("b", settings.b, 0, 1),
+        ("threads", settings.threads, 0, 1024),
+    )
+    for name, value, low, high in ranges:
+        if not low <= value <= high or math.isinf(value):
+            bound = f"from {low:g} to {high:g}" if high < 2**31 - 1 else f"{low:g} or more"
+            raise PipelineError(f"--{name} {value} is out of range", f"choose a number {bound}")
+    if settings.language is not None and settings.language not in lucene.LANGUAGES:
+        raise PipelineError(
+            f"no analysis for language {shown(settings.language)}",
+            did_you_mean(settings.language, list(lucene.LANGUAGES)),
+        )
