@@ -100,7 +100,9 @@ def lines(path: Path | str, max_line: int = MAX_LINE) -> Iterator[tuple[int, byt
                 number += 1
                 if len(piece) > max_line:
                     raise _endless(path, number, max_line)
-                yield number, _bare(number, piece)
+                if number == 1:
+                    piece = piece.removeprefix(UTF8_MARK)
+                yield number, piece[:-1] if piece.endswith(b"\r") else piece
             held.append(rest)
             size += len(rest)
             if size > max_line:

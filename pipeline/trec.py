@@ -63,52 +63,92 @@ def read_run(path: Path | str) -> Iterator[Ranking]:
         InputError: not six columns, a score that is no finite float32, a document twice in a topic,
             a topic in two places, or an empty file.
     """
-    finished: set[str] = set()
-    current: bytes | None = None
-    rows: list[tuple[str, float]] = []
-    first_line = 1
+    finished: set[bytes] = set()
+    rows = _Rows(path, b"", 1, [], [])
     for number, line in lines(path):
-        columns = line.split()
-        if len(columns) != 6:
-            raise _malformed_run_line(path, number, line, len(columns))
-        if columns[0] != current:
-            if current is not None:
-                ranking = _ranking(path, current, rows, first_line)
-                finished.add(ranking.qid)
-                yield ranking
-            current, rows, first_line = columns[0], [], number
-            if _text(path, number, current) in finished:
+        try:
+            qid, _, docid, _, score, _ = line.split()
+        except ValueError:
+            rows.check()
+            raise _malformed_run_line(path, number, line) from None
+        if qid != rows.qid:
+            if rows.docids:
+                yield rows.ranking()
+                finished.add(rows.qid)
+            rows = _Rows(path, qid, number, [], [])
+            if qid in finished:
                 raise InputError(
                     path,
                     number,
-                    f"topic {shown(_text(path, number, current))} appears again after other topics",
+                    f"topic {shown(_text(path, number, qid))} appears again after other topics",
                     "sort the run by topic: sort -s -k1,1 RUN",
                 )
-        rows.append((_text(path, number, columns[2]), _score(path, number, columns[4])))
-    if current is None:
+        rows.docids.append(docid)
+        rows.scores.append(score)
+    if not rows.docids:
         raise InputError(path, None, "the run is empty", "check how it was written")
-    yield _ranking(path, current, rows, first_line)
+    yield rows.ranking()
 
 
-def _ranking(
-    path: Path | str, qid: bytes, rows: list[tuple[str, float]], first_line: int
-) -> Ranking:
-    import numpy as np
+class _Rows(NamedTuple):
+    """The lines of one topic, as read; checked and converted by the column, which is faster."""
 
-    if len({docid for docid, _ in rows}) != len(rows):
-        raise _duplicate_document(path, qid, rows, first_line)
-    scores = np.array([score for _, score in rows], dtype=np.float32).tolist()
-    docs = (ScoredDoc(row[0], score) for row, score in zip(rows, scores, strict=True))
-    return ordered(qid.decode(), docs)
+    path: Path | str
+    qid: bytes
+    first_line: int
+    docids: list[bytes]
+    scores: list[bytes]
+
+    def ranking(self) -> Ranking:
+        """Convert and order, or raise what the first bad line deserves."""
+        import numpy as np
+
+        try:
+            qid = self.qid.decode()
+            docids = b"\n".join(self.docids).decode().split("\n")  # no id has a white space
+            scores = np.array(list(map(float, self.scores)))
+        except ValueError:
+            self.check()
+            raise
+        if b"_" in b"".join(self.scores) or not bool((np.abs(scores) < FLOAT32_LIMIT).all()):
+            self.check()
+        if len(set(docids)) != len(docids):
+            raise self._duplicate(docids)
+        single = scores.astype(np.float32)
+        docs = tuple(map(ScoredDoc._make, zip(docids, single.tolist(), strict=True)))
+        return Ranking(qid, docs) if bool((single[1:] < single[:-1]).all()) else ordered(qid, docs)
+
+    def check(self) -> None:
+        """Raise for the first line whose ids are not text or whose score is no number."""
+        for number, (docid, score) in enumerate(
+            zip(self.docids, self.scores, strict=True), self.first_line
+        ):
+            _text(self.path, number, self.qid)
+            _text(self.path, number, docid)
+            _check_score(self.path, number, score)
+
+    def _duplicate(self, docids: list[str]) -> InputError:
+        seen: dict[str, int] = {}
+        for number, docid in enumerate(docids, self.first_line):
+            if docid in seen:
+                return InputError(
+                    self.path,
+                    number,
+                    f"document {shown(docid)} twice in topic {shown(self.qid.decode())} "
+                    f"(first on line {seen[docid]})",
+                    "keep one line for each document of a topic",
+                )
+            seen[docid] = number
+        raise AssertionError("called without a duplicate")
 
 
-def _score(path: Path | str, number: int, column: bytes) -> float:
+def _check_score(path: Path | str, number: int, column: bytes) -> None:
     try:
         score = float(column)
     except ValueError:
         score = float("nan")
     if abs(score) < FLOAT32_LIMIT and b"_" not in column:  # false for NaN too
-        return score
+        return
     raise InputError(
         path,
         number,
@@ -129,7 +169,8 @@ def _text(path: Path | str, number: int, column: bytes) -> str:
         ) from None
 
 
-def _malformed_run_line(path: Path | str, number: int, line: bytes, count: int) -> InputError:
+def _malformed_run_line(path: Path | str, number: int, line: bytes) -> InputError:
+    count = len(line.split())
     text = line.decode("utf-8", "replace")
     if not text.strip():
         return InputError(path, number, "an empty line", r"delete it: grep -v '^\s*$' RUN")
@@ -146,23 +187,6 @@ def _malformed_run_line(path: Path | str, number: int, line: bytes, count: int) 
             path, number, problem, "an MS MARCO run? write it as: qid Q0 docid rank score tag"
         )
     return InputError(path, number, problem, "a run line is: qid Q0 docid rank score tag")
-
-
-def _duplicate_document(
-    path: Path | str, qid: bytes, rows: list[tuple[str, float]], first_line: int
-) -> InputError:
-    seen: dict[str, int] = {}
-    for number, (docid, _) in enumerate(rows, first_line):
-        if docid in seen:
-            return InputError(
-                path,
-                number,
-                f"document {shown(docid)} twice in topic {shown(qid.decode())} "
-                f"(first on line {seen[docid]})",
-                "keep one line for each document of a topic",
-            )
-        seen[docid] = number
-    raise AssertionError("called without a duplicate")
 
 
 def check_tag(tag: str) -> str:
