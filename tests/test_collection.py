@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import gzip
 import json
 import os
 import time
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from elsewhere import refusal_unprivileged
+from folders import file_of
 from refusal import refused
 
 from pipeline import collection
@@ -51,13 +51,6 @@ FORMATS = {
 }
 
 
-def collection_of(tmp_path: Path, text: str | bytes, name: str = "corpus.jsonl") -> Path:
-    data = text.encode() if isinstance(text, str) else text
-    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
-    return tmp_path / name
-
-
 def texts(path: Path | str) -> dict[str, str]:
     return {document.docid: document.text for document in documents(path)}
 
@@ -75,14 +68,14 @@ def test_formats_are_told_by_content(tmp_path: Path, kind: str, ends: str, name:
         text = text.replace("\n", "\r\n")
     elif ends == "bom":
         text = "\ufeff" + text
-    path = collection_of(tmp_path, text, name)
+    path = file_of(tmp_path, text, name)
     assert texts(path.parent if name.startswith("folder") else path) == expected
 
 
 def test_a_document_knows_its_place(tmp_path: Path) -> None:
     """File and line, for whoever finds it a second time."""
-    collection_of(tmp_path, TREC, "b.trec.gz")
-    collection_of(tmp_path, "\n" + TSV, "a/c.tsv")
+    file_of(tmp_path, TREC, "b.trec.gz")
+    file_of(tmp_path, "\n" + TSV, "a/c.tsv")
     places = [(d.docid, d.path.removeprefix(f"{tmp_path}/"), d.line) for d in documents(tmp_path)]
     assert places == [("007", "a/c.tsv", 2), ("NA", "a/c.tsv", 3), ("007", "b.trec.gz", 1),
                       ("NA", "b.trec.gz", 9)]  # fmt: skip
@@ -99,7 +92,7 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
         "README.md": "6\tsix",
         "notes": "7\tseven",
     }.items():
-        collection_of(tmp_path, text, name)
+        file_of(tmp_path, text, name)
     (tmp_path / "folder.tsv").mkdir()
     assert texts(tmp_path) == {"2": "two", "3": "three", "1": "one"}
 
@@ -123,7 +116,7 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_trec_documents_as_they_come(tmp_path: Path, text: str, expected: dict[str, str]) -> None:
     """Several on a line, letters whose capitals are longer, elements that never end, entities."""
-    assert texts(collection_of(tmp_path, text)) == expected
+    assert texts(file_of(tmp_path, text)) == expected
 
 
 @pytest.mark.parametrize(
@@ -141,7 +134,7 @@ def test_json_documents_as_they_come(
     tmp_path: Path, record: dict[str, Any], expected: tuple[str, str]
 ) -> None:
     """Other names of ids, numbers, empty texts, half a character."""
-    (document,) = documents(collection_of(tmp_path, json.dumps(record)))
+    (document,) = documents(file_of(tmp_path, json.dumps(record)))
     assert document[:2] == expected
     document.text.encode()
 
@@ -213,7 +206,7 @@ BAD = {
 def test_a_bad_document_is_refused_by_its_line(tmp_path: Path, name: str, case: str) -> None:
     """path:line: what is wrong; and what to do. Found in a folder, the file is named as well."""
     text, place, problem, hint = BAD[case]
-    path = collection_of(tmp_path, text, name)
+    path = file_of(tmp_path, text, name)
     for source in (path, tmp_path):
         with refused(f"{path}{place}: ", hint, InputError):
             list(documents(source))
@@ -235,7 +228,7 @@ def test_collections_that_are_none(tmp_path: Path, shared_path: Path) -> None:
     with refused("x" * 300 + ": File name too long", kind=PipelineError):
         list(documents("x" * 300))
     (shared_path / "closed").mkdir(0o000)
-    collection_of(shared_path, TSV, "corpus.tsv").chmod(0o000)
+    file_of(shared_path, TSV, "corpus.tsv").chmod(0o000)
     for name in ("closed/corpus.tsv", "corpus.tsv"):
         refusal = refusal_unprivileged(f"list(collection.documents({name!r}))", shared_path)
         assert refusal is not None
@@ -247,8 +240,8 @@ def test_an_endless_document_is_refused_in_bounded_memory(
 ) -> None:
     """Neither one line nor one `<DOC>` may grow for ever, not even of empty lines."""
     monkeypatch.setattr(collection, "MAX_DOCUMENT", 1 << 18)
-    line = collection_of(tmp_path, '{"id": "' + "x" * 2_000_000, "line.jsonl")
-    block = collection_of(tmp_path, "<DOC>\n" + "\n" * 2_000_000, "block.trec")
+    line = file_of(tmp_path, '{"id": "' + "x" * 2_000_000, "line.jsonl")
+    block = file_of(tmp_path, "<DOC>\n" + "\n" * 2_000_000, "block.trec")
     tracemalloc.start()
     with refused(f"{line}:1: a line longer than 262,144 bytes", kind=InputError):
         list(documents(line))
@@ -272,7 +265,7 @@ def test_an_endless_document_is_refused_in_bounded_memory(
 )
 def test_hostile_markup_takes_linear_time(tmp_path: Path, text: str) -> None:
     """What makes a careless pattern search for minutes is over at once."""
-    path = collection_of(tmp_path, text)
+    path = file_of(tmp_path, text)
     start = time.monotonic()
     try:
         list(documents(path))
@@ -304,30 +297,30 @@ def test_a_missing_document_is_named(tiny: Path) -> None:
 
 def test_a_document_that_is_there_twice_is_named_with_both_places(tmp_path: Path) -> None:
     """Only if somebody wants it; who reads everything checks everything."""
-    first = collection_of(tmp_path, TSV, "a.tsv")
-    second = collection_of(tmp_path, "8\tx\n007\tagain\n", "b.tsv")
+    first = file_of(tmp_path, TSV, "a.tsv")
+    second = file_of(tmp_path, "8\tx\n007\tagain\n", "b.tsv")
     with refused(f"{second}:2: document '007' again (first in {first}:1)", "delete one"):
         load_texts(tmp_path, ["007"])
     assert load_texts(tmp_path, ["8"]) == {"8": "x"}
-    (document,) = documents(collection_of(tmp_path, "9\tx\n", "c.tsv"))
+    (document,) = documents(file_of(tmp_path, "9\tx\n", "c.tsv"))
     assert duplicate(document, ("z", 5)).line == 1
 
 
 def test_a_digest_is_of_content(tmp_path: Path) -> None:
     """Bytes and their order, not names; a single file or a folder of it is the same content."""
-    path = collection_of(tmp_path, TSV, "one/a.tsv")
-    same = collection_of(tmp_path, TSV, "two/b.tsv")
+    path = file_of(tmp_path, TSV, "one/a.tsv")
+    same = file_of(tmp_path, TSV, "two/b.tsv")
     assert digest(path) == digest(same) == digest(path.parent)
-    collection_of(tmp_path, "8\tx", "two/c.tsv")
+    file_of(tmp_path, "8\tx", "two/c.tsv")
     assert digest(same.parent) != digest(path)
     assert digest("ir_datasets:vaswani") == "ir_datasets:vaswani"
 
 
 def test_files_of_a_collection(tmp_path: Path) -> None:
     """A file of any name is taken as given; in a folder, the suffix decides."""
-    odd = collection_of(tmp_path, TSV, "odd")
+    odd = file_of(tmp_path, TSV, "odd")
     assert files(odd) == [odd]
-    one = collection_of(tmp_path, TSV, "a.SGML".lower())
+    one = file_of(tmp_path, TSV, "a.sgml")
     assert files(tmp_path) == [one]
 
 

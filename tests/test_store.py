@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import errno
 import gzip
-import hashlib
-import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -17,21 +14,17 @@ from pathlib import Path
 import pytest
 from crashing import killed_everywhere
 from elsewhere import refusal_on_small_disk, refusal_unprivileged, start_python
+from folders import names
 from refusal import refused
 
 from pipeline import store
-from pipeline.errors import BusyError, PipelineError, StorageError
+from pipeline.errors import PipelineError, StorageError
 
 SOAK = bool(os.environ.get("PIPELINE_SOAK"))
 
 
 class BoomError(Exception):
     """Something of ours that goes wrong in the middle."""
-
-
-def names(folder: Path) -> list[str]:
-    """Everything in a folder, hidden files too."""
-    return sorted(path.name for path in folder.iterdir())
 
 
 # ---------------------------------------------------------------- files
@@ -382,190 +375,3 @@ def test_a_missing_input_is_said_before_the_work(tmp_path: Path) -> None:
     store.need_path(tmp_path, "index")
     with refused(f"{tmp_path / 'no'}: no such topics file", "check the path", PipelineError):
         store.need_path(tmp_path / "no", "topics file")
-
-
-# ---------------------------------------------------------------- locks
-
-HOLDER = """
-import sys
-from pathlib import Path
-from pipeline.store import locked
-with locked(Path("a.run")):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_a_second_process_is_refused_and_told_of_the_first(tmp_path: Path) -> None:
-    """The message names the owner's pid; when the owner ends, nothing is left."""
-    with start_python(HOLDER, tmp_path) as holder:
-        assert holder.stdout
-        assert holder.stdout.readline() == "held\n"
-        for _ in range(2):
-            with (
-                refused(f"another process (pid {holder.pid}) is", "wait until it ends", BusyError),
-                store.locked(tmp_path / "a.run"),
-            ):
-                pass
-        with store.locked(tmp_path / "b.run"):
-            pass
-        holder.communicate("")
-    with store.locked(tmp_path / "a.run"):
-        pass
-    assert names(tmp_path) == []
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_lock_dies_with_its_owner(tmp_path: Path, number: int) -> None:
-    """A killed process leaves no lock to clear by hand."""
-    with start_python(HOLDER, tmp_path) as holder:
-        assert holder.stdout
-        assert holder.stdout.readline() == "held\n"
-        holder.send_signal(number)
-    with store.locked(tmp_path / "a.run"):
-        pass
-    assert names(tmp_path) == []
-
-
-def test_a_lock_is_refused_within_a_process_too(tmp_path: Path) -> None:
-    """Two jobs of one process on one output are two jobs."""
-    with store.locked(tmp_path / "a.run"):
-        with (
-            refused(f"(pid {os.getpid()})", kind=BusyError),
-            store.locked(tmp_path / "a.run"),
-        ):
-            pass
-        with store.locked(tmp_path / "a.run.gz"):
-            pass
-
-
-def test_a_lock_is_given_back_after_an_exception(tmp_path: Path) -> None:
-    """Failing is no reason to keep others out."""
-    with pytest.raises(BoomError), store.locked(tmp_path / "a.run"):
-        raise BoomError
-    with store.locked(tmp_path / "a.run"):
-        pass
-    assert names(tmp_path) == []
-
-
-COUNTER = """
-import sys, time
-from pathlib import Path
-from pipeline.errors import BusyError
-from pipeline.store import locked
-count, left = Path("count"), int(sys.stdin.readline())
-while left:
-    try:
-        with locked(Path("a.run")):
-            seen = int(count.read_text())
-            time.sleep(0.0005)
-            count.write_text(str(seen + 1))
-            left -= 1
-    except BusyError:
-        time.sleep(0.0002)
-"""
-
-
-def test_only_one_process_at_a_time(tmp_path: Path) -> None:
-    """Processes that take turns as fast as they can never count the same number twice."""
-    (tmp_path / "count").write_text("0")
-    times = 400 if SOAK else 60
-    workers = [start_python(COUNTER, tmp_path) for _ in range(4)]
-    for worker in workers:
-        assert worker.stdin
-        worker.stdin.write(f"{times}\n")
-        worker.stdin.flush()
-    for worker in workers:
-        worker.communicate(timeout=60)
-        assert worker.returncode == 0
-    assert (tmp_path / "count").read_text() == str(4 * times)
-    assert names(tmp_path) == ["count"]
-
-
-def test_locking_sweeps_only_what_is_its_own(tmp_path: Path) -> None:
-    """Leftovers of this output and its sidecar go; another output's file at work stays."""
-    ours = [".a.run.77-0123abcd.tmp", ".a.run.json.77-0123abcd.tmp"]
-    others = [
-        ".a.run.gz.77-0123abcd.tmp", ".a.runs.77-0123abcd.tmp", ".a.run.mine.tmp",
-        "a.run.77-0123abcd.tmp", ".b.run.77-0123abcd.tmp", ".aXrun.77-0123abcd.tmp",
-    ]  # fmt: skip
-    for name in ours + others:
-        (tmp_path / name).touch()
-    (tmp_path / ".a.run.78-0123abcd.tmp").mkdir()
-    with store.locked(tmp_path / "a.run"):
-        pass
-    assert names(tmp_path) == sorted(others)
-
-
-def test_two_outputs_of_one_folder_are_written_at_once(tmp_path: Path) -> None:
-    """One whose name begins with the other's is not disturbed in the middle of its work."""
-    with store.locked(tmp_path / "a.run.gz"), store.atomic_file(tmp_path / "a.run.gz") as out:
-        out.write(b"half")
-        with store.locked(tmp_path / "a.run"):
-            store.write_bytes(tmp_path / "a.run", b"whole")
-        out.write(b" and half")
-    assert gzip.decompress((tmp_path / "a.run.gz").read_bytes()) == b"half and half"
-    assert names(tmp_path) == ["a.run", "a.run.gz"]
-
-
-@pytest.mark.parametrize("name", ["[a]*.run", "a b.run", "naïve.run", "a\nb.run", "-a.run"])
-def test_names_of_outputs_may_be_odd(tmp_path: Path, name: str) -> None:
-    """No name is taken for a pattern."""
-    (tmp_path / f".{name}.77-0123abcd.tmp").touch()
-    with store.locked(tmp_path / name):
-        store.write_bytes(tmp_path / name, b"x")
-    assert names(tmp_path) == [name]
-
-
-# ---------------------------------------------------------------- digests and JSON
-
-
-def test_digests_are_sha256(tmp_path: Path) -> None:
-    """As `sha256sum` prints them, of the bytes on the disk."""
-    store.write_bytes(tmp_path / "a.gz", b"text")
-    expected = hashlib.sha256((tmp_path / "a.gz").read_bytes()).hexdigest()
-    assert store.digest_file(tmp_path / "a.gz") == expected
-    with refused("no such file", kind=StorageError):
-        store.digest_file(tmp_path / "no")
-
-
-def test_a_digest_of_json_is_that_of_its_value() -> None:
-    """Keys in any order; pinned, for parts and sidecars on disks carry it."""
-    one = store.digest_json({"b": [1, 2.5, None], "a": "é"})
-    assert one == store.digest_json({"a": "é", "b": [1, 2.5, None]})
-    assert one == hashlib.sha256('{"a":"é","b":[1,2.5,null]}'.encode()).hexdigest()
-
-
-def test_json_holds_names_that_are_not_utf8(tmp_path: Path) -> None:
-    """A file name of odd bytes, in a setting or a command line, never stops the last write."""
-    value = {"path": os.fsdecode(b"caf\xe9"), "text": "é"}
-    store.write_json(tmp_path / "a.json", value)
-    assert json.loads((tmp_path / "a.json").read_bytes()) == value
-    assert (tmp_path / "a.json").read_bytes().endswith(b'"text": "\xc3\xa9"\n}\n')
-    assert store.digest_json(value) != store.digest_json({**value, "path": "caf"})
-
-
-def test_a_digest_of_a_folder_sees_names_and_bytes(tmp_path: Path) -> None:
-    """Every change of a visible file counts, hidden ones do not."""
-    fill(tmp_path / "index", "one")
-    seen = {store.digest_folder(tmp_path / "index")}
-    (tmp_path / "index" / ".hidden").touch()
-    assert store.digest_folder(tmp_path / "index") in seen
-    (tmp_path / "index" / "deep" / "0").write_text("two")
-    seen.add(store.digest_folder(tmp_path / "index"))
-    (tmp_path / "index" / "deep" / "0").rename(tmp_path / "index" / "0")
-    seen.add(store.digest_folder(tmp_path / "index"))
-    (tmp_path / "index" / "empty").touch()
-    seen.add(store.digest_folder(tmp_path / "index"))
-    assert len(seen) == 4
-
-
-def test_what_is_absent_is_removed_already(tmp_path: Path) -> None:
-    """A folder with all it holds, a link but not what it points to, nothing at all."""
-    fill(tmp_path / "index", "one")
-    (tmp_path / "link").symlink_to(tmp_path / "index")
-    store.remove(tmp_path / "link")
-    assert content(tmp_path / "index") == ["one"] * 3
-    store.remove(tmp_path / "index")
-    store.remove(tmp_path / "index")
-    assert names(tmp_path) == []

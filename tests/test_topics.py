@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 from elsewhere import refusal_unprivileged
+from folders import file_of
 from hypothesis import given
 from hypothesis import strategies as st
 from refusal import refused
@@ -54,12 +54,6 @@ bake bread
 """
 
 
-def topics_of(tmp_path: Path, text: str | bytes, name: str = "topics") -> Path:
-    data = text.encode() if isinstance(text, str) else text
-    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
-    return tmp_path / name
-
-
 @pytest.mark.parametrize("text", [TSV, JSONL, TREC], ids=["tsv", "jsonl", "trec"])
 @pytest.mark.parametrize("ends", ["plain", "crlf", "bom", "no last end"])
 @pytest.mark.parametrize("name", ["topics", "topics.gz", "-"])
@@ -77,7 +71,7 @@ def test_formats_are_told_by_content(
     if name == "-":
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     else:
-        source = topics_of(tmp_path, text, name)
+        source = file_of(tmp_path, text, name)
     topics = read_topics(source)
     assert topics == EXPECTED
     assert list(topics) == list(EXPECTED)
@@ -96,7 +90,7 @@ def test_formats_are_told_by_content(
 def test_fields_of_a_trec_topic(tmp_path: Path, field: str, expected: str) -> None:
     """One field, or several in the order asked for; labels are no text."""
     first = TREC.split("</top>")[0] + "</top>\n"
-    assert read_topics(topics_of(tmp_path, first), field) == {"007": expected}
+    assert read_topics(file_of(tmp_path, first), field) == {"007": expected}
 
 
 @pytest.mark.parametrize(
@@ -120,17 +114,17 @@ def test_trec_topics_as_they_come(
     tmp_path: Path, text: str, expected: dict[str, str | None]
 ) -> None:
     """One line or many, closed or not, capitals, other fields; a query may hold a `<`."""
-    got = read_topics(topics_of(tmp_path, text))
+    got = read_topics(file_of(tmp_path, text))
     title = text.partition("<title> ")[2].partition("\n")[0]
     assert got == {qid: title if want is None else want for qid, want in expected.items()}
 
 
 def test_white_space_in_a_text_is_one_blank(tmp_path: Path) -> None:
     """A second column is part of the text; a query has no tab and no line end."""
-    assert read_topics(topics_of(tmp_path, " 1 \t two \twords\u00a0here \n")) == {
+    assert read_topics(file_of(tmp_path, " 1 \t two \twords\u00a0here \n")) == {
         "1": "two words here"
     }
-    assert read_topics(topics_of(tmp_path, '{"id": "1", "text": "two\\nwords \\ud800"}')) == {
+    assert read_topics(file_of(tmp_path, '{"id": "1", "text": "two\\nwords \\ud800"}')) == {
         "1": "two words ?"
     }
 
@@ -186,7 +180,7 @@ BAD = {
 def test_bad_topics_are_refused_by_their_line(tmp_path: Path, name: str, case: str) -> None:
     """path:line: what is wrong; and what to do."""
     text, place, problem, hint = BAD[case]
-    path = topics_of(tmp_path, text, name)
+    path = file_of(tmp_path, text, name)
     with refused(f"{path}{place}: {problem}", hint, InputError):
         read_topics(path)
 
@@ -203,7 +197,7 @@ def test_topics_we_may_not_read(shared_path: Path) -> None:
         read_topics(shared_path / "no")
     with refused(f"{shared_path}: is a folder"):
         read_topics(shared_path)
-    topics_of(shared_path, TSV).chmod(0o000)
+    file_of(shared_path, TSV, "topics").chmod(0o000)
     refusal = refusal_unprivileged("topics.read_topics('topics')", shared_path)
     assert refusal is not None
     assert refusal[1] == "topics: no permission (Permission denied)"
@@ -225,7 +219,7 @@ def test_any_words_are_read_as_they_are(
 ) -> None:
     """Ids and texts of any script, in the order of the file."""
     text = "".join(f"{qid}\t{query}\n" for qid, query in topics.items())
-    read = read_topics(topics_of(tmp_path_factory.getbasetemp(), text, "any.tsv"))
+    read = read_topics(file_of(tmp_path_factory.getbasetemp(), text, "any.tsv"))
     assert list(read.items()) == list(topics.items())
 
 

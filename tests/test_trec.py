@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import random
-import re
 import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import pytrec_eval
+from folders import file_of
 from hypothesis import given
 from hypothesis import strategies as st
 from refusal import refused
@@ -48,18 +47,12 @@ def rank(scores: list[float], qid: str = "1") -> Ranking:
     return Ranking(qid, tuple(ScoredDoc(f"d{i}", score) for i, score in enumerate(scores)))
 
 
-def run_of(tmp_path: Path, text: str | bytes, name: str = "a.run") -> Path:
-    data = text.encode() if isinstance(text, str) else text
-    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
-    return tmp_path / name
-
-
 # ---------------------------------------------------------------- order
 
 
 def test_a_run_is_ordered_as_trec_eval_orders_it(tmp_path: Path) -> None:
     """Score descending, ties by docid descending; ranks and the order of lines are ignored."""
-    path = run_of(
+    path = file_of(
         tmp_path,
         "2 Q0 low 1 1.5 t\n"
         "2 Q0 a 2 7 t\n"
@@ -77,7 +70,7 @@ def test_a_run_is_ordered_as_trec_eval_orders_it(tmp_path: Path) -> None:
 
 def test_scores_tie_as_float32(tmp_path: Path) -> None:
     """What trec_eval 9 stores in a float is equal there, and so here."""
-    path = run_of(
+    path = file_of(
         tmp_path,
         "1 Q0 a 1 0.99999995 t\n1 Q0 b 2 0.99999994 t\n2 Q0 a 1 16777217 t\n2 Q0 b 2 16777216 t\n",
     )
@@ -172,7 +165,7 @@ def test_a_thousand_equal_scores(tmp_path: Path) -> None:
     docs = [f"d{i}" for i in range(1000)]
     random.Random(5).shuffle(docs)
     ranking = Ranking("1", tuple(ScoredDoc(d, 17.25) for d in docs))
-    path = run_of(tmp_path, run_lines(ranking, "t"))
+    path = file_of(tmp_path, run_lines(ranking, "t"))
     (read,) = read_run(path)
     assert [d.docid for d in read.docs] == docs
     assert read.docs[0].score - read.docs[-1].score < 0.002
@@ -196,7 +189,7 @@ def test_what_is_written_is_read_back(
     text = b"".join(run_lines(ranking, "t") for ranking in rankings)
     folder = tmp_path_factory.getbasetemp()
     for name in ("round.run", "round.run.gz"):
-        read = list(read_run(run_of(folder, text, name)))
+        read = list(read_run(file_of(folder, text, name)))
         assert [(r.qid, [d.docid for d in r.docs]) for r in read] == [
             (r.qid, [d.docid for d in r.docs]) for r in rankings
         ]
@@ -210,10 +203,10 @@ def test_ids_are_never_taken_for_something_else(tmp_path: Path) -> None:
         run_lines(Ranking(qid, tuple(ScoredDoc(d, -i) for i, d in enumerate(docids))), "t")
         for qid in ("007", "7", "NA")
     )
-    read = list(read_run(run_of(tmp_path, text)))
+    read = list(read_run(file_of(tmp_path, text)))
     assert [r.qid for r in read] == ["007", "7", "NA"]
     assert all([d.docid for d in r.docs] == docids for r in read)
-    qrels = read_qrels(run_of(tmp_path, "007 0 NA 1\n7 0 null 2\nNA 0 007 0\n", "qrels.txt"))
+    qrels = read_qrels(file_of(tmp_path, "007 0 NA 1\n7 0 null 2\nNA 0 007 0\n", "qrels.txt"))
     assert qrels == {"007": {"NA": 1}, "7": {"null": 2}, "NA": {"007": 0}}
 
 
@@ -279,7 +272,7 @@ def test_runs_as_they_come(
     if name == "-":
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     else:
-        source = run_of(tmp_path, text, name)
+        source = file_of(tmp_path, text, name)
     assert list(read_run(source)) == [Ranking("1", (ScoredDoc("a", 2.0), ScoredDoc("b", 1.0)))]
 
 
@@ -321,7 +314,7 @@ BAD_RUNS = {
 def test_a_bad_run_is_refused_by_its_line(tmp_path: Path, name: str, case: str) -> None:
     """path:line: what is wrong; and what to do."""
     data, place, problem, hint = BAD_RUNS[case]
-    path = run_of(tmp_path, data, name)
+    path = file_of(tmp_path, data, name)
     with refused(f"{path}{place}: ", hint, InputError):
         list(read_run(path))
     with refused(problem, hint, InputError):
@@ -330,7 +323,7 @@ def test_a_bad_run_is_refused_by_its_line(tmp_path: Path, name: str, case: str) 
 
 def test_topics_before_a_bad_line_are_there(tmp_path: Path) -> None:
     """A run is read topic by topic: what comes late is found late."""
-    path = run_of(tmp_path, GOOD + "2 Q0 a 1 1 t\n2 Q0 b\n")
+    path = file_of(tmp_path, GOOD + "2 Q0 a 1 1 t\n2 Q0 b\n")
     rankings = read_run(path)
     assert next(rankings).qid == "1"
     with refused(f"{path}:4: 3 columns", kind=InputError):
@@ -339,7 +332,7 @@ def test_topics_before_a_bad_line_are_there(tmp_path: Path) -> None:
 
 def test_the_largest_float32_is_read_as_it_is_printed(tmp_path: Path) -> None:
     """`3.4028235e+38` is a little above the largest float32, and rounds to it."""
-    path = run_of(tmp_path, "1 Q0 a 1 3.4028235e+38 t\n1 Q0 b 2 -3.4028235677973364e38 t\n")
+    path = file_of(tmp_path, "1 Q0 a 1 3.4028235e+38 t\n1 Q0 b 2 -3.4028235677973364e38 t\n")
     (ranking,) = read_run(path)
     assert [d.score for d in ranking.docs] == [FLOAT32_MAX, -FLOAT32_MAX]
 
@@ -359,74 +352,3 @@ def test_the_tiny_run(tiny: Path) -> None:
     idf = np.log(1 + (20 - 2 + 0.5) / (2 + 0.5))
     expected = 2 * idf / (1 + 0.9 * (1 - 0.4 + 0.4 * words))
     assert rankings[4].docs[0].score == pytest.approx(expected, rel=1e-6)
-
-
-# ---------------------------------------------------------------- qrels
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "1 0 a 2\n1 0 b 0\n2 0 a -1\n",
-        "\ufeff1\t0\ta\t+2\r\n1\t0\tb\t00\r\n2\t0\ta\t-1\r\n",
-        "query-id\tcorpus-id\tscore\n1\ta\t2\n1\tb\t0\n2\ta\t-1\n",
-        "\ufeffquery-id\tcorpus-id\tscore\r\n1\ta\t2\r\n1\tb\t0\r\n2\ta\t-1",
-        "1 0 a 2\n2 0 a -1\n1 0 b 0",
-    ],
-)
-@pytest.mark.parametrize("name", ["qrels.txt", "qrels.txt.gz"])
-def test_qrels_as_they_come(tmp_path: Path, text: str, name: str) -> None:
-    """TREC's four columns or BEIR's three under their header, in any order."""
-    path = run_of(tmp_path, text, name)
-    assert read_qrels(path) == {"1": {"a": 2, "b": 0}, "2": {"a": -1}}
-
-
-BAD_QRELS = {
-    "empty": (b"", "", "there are no judgements", "how the file was written"),
-    "header only": (b"query-id corpus-id score\n", "", "there are no judgements", "written"),
-    "three columns": (b"1 a 2\n", ":1", "3 columns instead of 4 in '1 a 2'", "need their header"),
-    "run": (b"1 Q0 a 1 2.0 t\n", ":1", "6 columns instead of 4", "qid 0 docid grade"),
-    "four under header": (
-        b"query-id corpus-id score\n1 0 a 2\n",
-        ":2",
-        "4 columns instead of 3",
-        "a qrels line is",
-    ),
-    "empty line": (b"1 0 a 2\n\n", ":2", "an empty line", "grep -v"),
-    "no number": (b"1 0 a high\n", ":1", "grade 'high' is no whole number", "0, 1, 2"),
-    "fraction": (b"1 0 a 1.0\n", ":1", "grade '1.0' is no whole number", "0, 1, 2"),
-    "other digits": ("1 0 a ٣\n".encode(), ":1", "grade '٣' is no whole number", "0, 1, 2"),
-    "huge": (b"1 0 a 99999999999\n", ":1", "is no whole number", "0, 1, 2"),
-    "twice": (b"1 0 a 1\n1 0 b 1\n1 0 a 0\n", ":3", "document 'a' judged twice", "keep one"),
-    "not UTF-8": (b"1 0 caf\xe9 1\n", ":1", r"id b'caf\xe9' is not UTF-8", "iconv"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_QRELS)
-def test_bad_qrels_are_refused_by_their_line(tmp_path: Path, case: str) -> None:
-    """path:line: what is wrong; and what to do."""
-    data, place, problem, hint = BAD_QRELS[case]
-    path = run_of(tmp_path, data, "qrels.txt")
-    with refused(f"{path}{place}: ", hint, InputError):
-        read_qrels(path)
-    with refused(problem, hint, InputError):
-        read_qrels(path)
-
-
-def test_runs_and_qrels_agree_on_what_an_id_is(tmp_path: Path) -> None:
-    """White space is ASCII's in both: an odd space inside an id joins in both or in neither."""
-    docid = "a\u00a0b\u2003c\x85d"
-    (ranking,) = read_run(run_of(tmp_path, f"1 Q0 {docid} 1 1 t\n"))
-    qrels = read_qrels(run_of(tmp_path, f"1 0 {docid} 1\n", "qrels.txt"))
-    assert ranking.docs[0].docid == docid
-    assert qrels == {"1": {docid: 1}}
-
-
-def test_the_tiny_qrels_fit_the_tiny_run(tiny: Path) -> None:
-    """Every judged document of the tiny collection is spelled as in its run, or not retrieved."""
-    qrels = read_qrels(tiny / "qrels.txt")
-    assert qrels["5"] == {"NA": 1, "null": 1}
-    assert qrels["6"] == {"naïve": 0}
-    run = {r.qid: {d.docid for d in r.docs} for r in read_run(tiny / "bm25.run")}
-    assert all(run[qid] & judged.keys() for qid, judged in qrels.items() if qid != "6")
-    assert re.fullmatch("[1-6]", "".join(qrels.keys() - run.keys()))
