@@ -41,7 +41,7 @@ class DistillConfig:
     train_embeddings: bool = False
     strata: tuple[tuple[int, ...], ...] = ((1, 3, 1), (4, 10, 2), (11, 30, 2), (31, 100, 3))
     topics_per_step: int = 16
-    accumulate: int = 1  # forward and backward passes a step, for less memory
+    workers: int = 1  # each takes a slice of a step's topics on its share of the CPU's threads
     steps: int = 1000
     learning_rate: float = 2e-4
     warmup: int = 50
@@ -104,17 +104,12 @@ class DistillConfig:
         )
         for name in (
             "topics_per_step",
-            "accumulate",
+            "workers",
             "steps",
             "evaluate_every",
             "checkpoint_every",
         ):
             yield getattr(self, name) < 1, f"{name} = {getattr(self, name)}", "use 1 or more"
-        yield (
-            self.accumulate > self.topics_per_step,
-            f"accumulate = {self.accumulate} exceeds topics_per_step = {self.topics_per_step}",
-            "lower it",
-        )
         yield (
             not 0 < self.max_query_tokens < self.max_tokens - 3 <= 509,
             f"max_query_tokens = {self.max_query_tokens}, max_tokens = {self.max_tokens}",
