@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.evaluate import DEFAULT_MEASURES
+from pipeline.cli.console import outcome_record, plain_table, print_json, reporting
+from pipeline.errors import PipelineError, did_you_mean, shown
 from pipeline.index import IndexSettings
-from pipeline.rerank import RerankSettings
 from pipeline.retrieve import RetrieveSettings
+from pipeline.textfile import STREAM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +23,7 @@ Output = Annotated[
     Path, typer.Option("--output", "-o", help="What to write; - is stdout, .gz is compressed.")
 ]
 Topics = Annotated[
-    Path, typer.Option("--topics", help="Topics: TSV, JSONL or TREC; - is stdin.")
+    Path, typer.Option("--topics", "-t", help="Topics: TSV, JSONL or TREC; - is stdin.")
 ]
 Field = Annotated[
     str, typer.Option("--field", help="Of TREC topics: title, desc, narr, or title+desc.")
@@ -38,7 +39,155 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing unless i
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    app.command()(index)
-    app.command()(retrieve)
-    app.command()(rerank)
-    app.command()(evaluate)
+    for command in (index, retrieve, evaluate):
+        app.command()(command)
+
+
+def index(
+    collection: Annotated[
+        str,
+        typer.Option(
+            "--collection", "-c", metavar="PATH", help="A file, a folder, or ir_datasets:ID."
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--index", "-i", metavar="DIR", help="The index to build.")
+    ],
+    language: Annotated[
+        str, typer.Option(help="Language of the text, as Anserini names its analyzers.")
+    ] = IndexSettings.language,
+    stemmer: Annotated[str, typer.Option(help="porter, krovetz or none.")] = IndexSettings.stemmer,
+    stopwords: Annotated[
+        str, typer.Option(help="default, keep, or a file with one word a line.")
+    ] = str(IndexSettings.stopwords),
+    threads: Threads = IndexSettings.threads,
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Build a Lucene index of a collection: whole, or not at all."""
+    from pipeline import index as stage
+
+    settings = IndexSettings(
+        collection=Path(collection),
+        output=output,
+        language=language,
+        stemmer=_one_of("--stemmer", stemmer, ("porter", "krovetz", "none")),  # type: ignore[arg-type]
+        stopwords=stopwords if stopwords in ("default", "keep") else Path(stopwords),  # type: ignore[arg-type]
+        threads=threads,
+        force=force,
+    )
+    _run("index", lambda reporter: stage.index(settings, reporter), quiet=quiet, as_json=as_json)
+
+
+def retrieve(
+    index: Annotated[Path, typer.Option("--index", "-i", metavar="DIR", help="The index.")],
+    topics: Topics,
+    output: Output,
+    field: Field = RetrieveSettings.field,
+    hits: Annotated[int, typer.Option(help="Documents a topic.")] = RetrieveSettings.hits,
+    k1: Annotated[float, typer.Option(help="BM25's k1.")] = RetrieveSettings.k1,
+    b: Annotated[float, typer.Option(help="BM25's b.")] = RetrieveSettings.b,
+    rm3: Annotated[bool, typer.Option("--rm3", help="Expand the query by RM3.")] = False,
+    rocchio: Annotated[
+        bool, typer.Option("--rocchio", help="Expand the query by Rocchio's feedback.")
+    ] = False,
+    language: Annotated[
+        str | None, typer.Option(help="For an index of others that does not say it.")
+    ] = RetrieveSettings.language,
+    stemmer: Annotated[
+        str | None, typer.Option(help="Likewise: porter, krovetz or none.")
+    ] = RetrieveSettings.stemmer,
+    tag: Tag = RetrieveSettings.tag,
+    threads: Threads = RetrieveSettings.threads,
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Retrieve the first stage's candidates: BM25, in Anserini's order."""
+    from pipeline import retrieve as stage
+
+    if rm3 and rocchio:
+        raise PipelineError("--rm3 and --rocchio together", "choose one")
+    if stemmer is not None:
+        _one_of("--stemmer", stemmer, ("porter", "krovetz", "none"))
+    settings = RetrieveSettings(
+        topics=topics,
+        index=index,
+        output=output,
+        field=field,
+        hits=hits,
+        k1=k1,
+        b=b,
+        feedback="rm3" if rm3 else "rocchio" if rocchio else "none",
+        language=language,
+        stemmer=stemmer,  # type: ignore[arg-type]
+        tag=tag,
+        threads=threads,
+        force=force,
+    )
+    _check_json(output, as_json)
+    _run(
+        "retrieve",
+        lambda reporter: stage.retrieve(settings, reporter),
+        quiet=quiet,
+        as_json=as_json,
+    )
+
+
+def evaluate(
+    qrels: Annotated[Path, typer.Argument(metavar="QRELS", help="The judgements; - is stdin.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Any number of runs.")],
+    measures: Annotated[
+        list[str] | None,
+        typer.Option("--measure", "-m", help="As ir_measures spells it; may be repeated."),
+    ] = None,
+    per_topic: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Values of each topic: .csv or .json.")
+    ] = None,
+    as_json: Json = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+    as_latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure runs against judgements: one table, averaged over every judged topic."""
+    from pipeline import tables
+    from pipeline.evaluate import evaluate_runs
+    from pipeline.notation import DEFAULT_MEASURES
+
+    if as_json + as_markdown + as_latex > 1:
+        raise PipelineError("more than one of --json, --markdown and --latex", "choose one")
+    if per_topic is not None:
+        tables.check_per_topic(per_topic)
+    with reporting("evaluate", quiet=quiet) as console:
+        table = evaluate_runs(qrels, runs, measures or DEFAULT_MEASURES, console)
+    if per_topic is not None:
+        tables.write_per_topic(table, per_topic)
+    if as_json:
+        print_json(tables.as_json(table))
+    elif as_markdown:
+        print(tables.markdown(table), end="")
+    elif as_latex:
+        print(tables.latex(table), end="")
+    else:
+        header, *rows = table.cells()
+        print(plain_table(header, rows))
+
+
+def _run(name: str, work: Callable[[Reporter], Outcome], *, quiet: bool, as_json: bool) -> None:
+    with reporting(name, quiet=quiet) as console:
+        outcome = work(console)
+        console.done(outcome)
+    if as_json:
+        print_json(outcome_record(outcome))
+
+
+def _one_of(option: str, value: str, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise PipelineError(f"{option} {shown(value)} is not known", did_you_mean(value, [*known]))
+    return value
+
+
+def _check_json(output: Path, as_json: bool) -> None:
+    if as_json and str(output) == STREAM:
+        raise PipelineError("--json and --output - would share standard output", "choose one")

@@ -1,0 +1,191 @@
+"""An experiment file becomes stages; status says what is stale and why; run does just that."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from killing import outcomes, run
+
+from pipeline.errors import InputError, PipelineError
+from pipeline.experiment import load
+
+pytestmark = [pytest.mark.jvm]
+
+EXPERIMENT = """
+name = "e"
+[collection]
+path = "corpus.jsonl"
+[topics]
+path = "topics.tsv"
+[index]
+path = "index"
+[retrieve]
+hits = 10
+[[rerank]]
+name = "cheap"
+model = "overlap"
+depth = 5
+[[rerank]]
+name = "better"
+model = "overlap"
+depth = 3
+[evaluate]
+qrels = "qrels.txt"
+measures = ["nDCG@10", "RR@10"]
+"""
+
+
+@pytest.fixture
+def folder(tiny: Path, tmp_path: Path) -> Path:
+    target = tmp_path / "tiny"
+    shutil.copytree(tiny, target)
+    (target / "e.toml").write_text(EXPERIMENT)
+    return target
+
+
+def reasons(folder: Path, *options: str) -> dict[str, list[str]]:
+    done = run("status", "e.toml", "--json", *options, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return {stage["name"]: stage["reasons"] for stage in json.loads(done.stdout)["stages"]}
+
+
+def test_stages_stand_in_order_with_their_outputs(folder: Path) -> None:
+    plan = load(folder / "e.toml")
+
+    assert [step.name for step in plan.steps] == [
+        "index",
+        "retrieve",
+        "cheap",
+        "better",
+        "evaluate",
+    ]
+    assert plan.step("retrieve").output == folder / "runs/e/bm25.run"
+    assert plan.step("better").needs == ("cheap", "index")
+
+
+def test_a_chain_runs_once_and_is_then_fresh(folder: Path) -> None:
+    """Every stage is computed, the table printed; the second time nothing is touched."""
+    assert reasons(folder)["retrieve"] == ["after index"]
+    first = run("run", "e.toml", cwd=folder)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.splitlines()[0].split() == ["run", "nDCG@10", "RR@10"]
+    assert [line.split()[0] for line in first.stdout.splitlines()[2:]] == [
+        "bm25",
+        "cheap",
+        "better",
+    ]
+    assert not any(reasons(folder).values())
+
+    again = outcomes(run("run", "e.toml", "--json", cwd=folder))
+
+    assert not any(outcome["computed"] for outcome in again.values())
+
+
+def test_a_change_makes_stale_what_follows_and_nothing_else(folder: Path) -> None:
+    """A setting, named with its old and new value; what comes after it waits for it."""
+    assert run("run", "e.toml", cwd=folder).returncode == 0
+
+    changed = reasons(folder, "--set", "rerank.better.depth=2")
+
+    assert changed == {
+        "index": [],
+        "retrieve": [],
+        "cheap": [],
+        "better": ["depth changed (3 -> 2)"],
+        "evaluate": ["after better"],
+    }
+
+
+def test_inputs_count_by_content(folder: Path) -> None:
+    """Touching a file changes nothing; editing it names the input."""
+    assert run("run", "e.toml", cwd=folder).returncode == 0
+    (folder / "topics.tsv").touch()
+    assert not any(reasons(folder).values())
+    topics = (folder / "topics.tsv").read_text()
+    (folder / "topics.tsv").write_text(topics.replace("bake", "bake good"))
+
+    assert reasons(folder)["retrieve"] == ["input topics changed"]
+
+
+def test_until_force_and_dry_run(folder: Path) -> None:
+    planned = run("run", "e.toml", "--until", "retrieve", "--dry-run", cwd=folder)
+    assert planned.stdout.splitlines() == [
+        "index: would run: never finished",
+        "retrieve: would run: after index",
+    ]
+    assert not (folder / "index").exists()
+
+    assert list(outcomes(run("run", "e.toml", "--until", "retrieve", "--json", cwd=folder))) == [
+        "index",
+        "retrieve",
+    ]
+    forced = outcomes(
+        run("run", "e.toml", "--until", "retrieve", "--force", "retrieve", "--json", cwd=folder)
+    )
+
+    assert not forced["index"]["computed"]
+    assert forced["retrieve"]["reasons"] == ["forced"]
+
+
+def test_explain_says_what_went_into_an_output(folder: Path) -> None:
+    assert run("run", "e.toml", cwd=folder).returncode == 0
+
+    said = run("explain", "e.toml", "better", cwd=folder).stdout
+
+    assert "better.run: fresh" in said
+    assert "depth                3" in said
+    assert "command" in said
+
+
+def test_clean_deletes_parts_and_keeps_outputs(folder: Path) -> None:
+    assert run("run", "e.toml", cwd=folder).returncode == 0
+    made = folder / "runs" / "e"
+    assert (made / "cheap.run.parts").is_dir()
+
+    said = run("clean", "e.toml", cwd=folder)
+
+    assert said.returncode == 0, said.stderr
+    assert not list(made.glob("*.parts"))
+    assert not any(reasons(folder).values())
+    assert run("clean", "e.toml", "--outputs", cwd=folder).returncode == 0
+    assert list(made.iterdir()) == []
+
+
+def test_status_can_answer_a_script(folder: Path) -> None:
+    """`--exit-code` gives 3 while anything is stale."""
+    assert run("status", "e.toml", "--exit-code", cwd=folder).returncode == 3
+    assert run("run", "e.toml", cwd=folder).returncode == 0
+    assert run("status", "e.toml", "--exit-code", cwd=folder).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (("name = \"cheap\"", "name = \"better\""), "[[rerank]] name 'better' cannot be used"),
+        (("name = \"cheap\"", "name = \"../x\""), "cannot be used"),
+        (("name = \"e\"", "name = \"../e\""), "cannot be a folder"),
+        (("[topics]", "[topic]"), "unknown key 'topic' in the file"),
+        (("hits = 10", "hit = 10"), "unknown key 'hit' in [retrieve]"),
+        (("path = \"topics.tsv\"", ""), "[topics] lacks path"),
+        (("name = \"e\"", "name = \"e\"\nschema = 9"), "schema 9 is not known"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_file_is_named(
+    folder: Path, edit: tuple[str, str], message: str
+) -> None:
+    (folder / "e.toml").write_text(EXPERIMENT.replace(*edit, 1))
+
+    with pytest.raises(InputError) as error:
+        load(folder / "e.toml")
+
+    assert message in error.value.message
+
+
+def test_an_unknown_stage_is_named_with_a_suggestion(folder: Path) -> None:
+    with pytest.raises(PipelineError) as error:
+        load(folder / "e.toml").step("retreive")
+
+    assert error.value.hint == "did you mean 'retrieve'?"
