@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TAG = re.compile(r"[A-Za-z0-9_-]{1,20}")
+MAX_DOCS = 1_000_000  # of one topic, the only thing held in memory
 FLOAT32_LIMIT = 2.0**128 - 2.0**103  # from here on, a float32 rounds to infinity
 FLOAT32_LOWEST = -0x7F7FFFFF  # the place of the lowest finite float32 in the order of all
 
@@ -61,7 +62,7 @@ def read_run(path: Path | str) -> Iterator[Ranking]:
 
     Raises:
         InputError: not six columns, a score that is no finite float32, a document twice in a topic,
-            a topic in two places, or an empty file.
+            a topic in two places or of more than a million documents, or an empty file.
     """
     finished: set[bytes] = set()
     rows = _Rows(path, b"", 1, [], [])
@@ -83,6 +84,13 @@ def read_run(path: Path | str) -> Iterator[Ranking]:
                     f"topic {shown(_text(path, number, qid))} appears again after other topics",
                     "sort the run by topic: sort -s -k1,1 RUN",
                 )
+        if len(rows.docids) == MAX_DOCS:
+            raise InputError(
+                path,
+                number,
+                f"more than {MAX_DOCS:,} documents in topic {shown(_text(path, number, qid))}",
+                "cut the run at a depth: evaluators and rerankers look at a thousand or so",
+            )
         rows.docids.append(docid)
         rows.scores.append(score)
     if not rows.docids:

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from refusal import refused
 
+from pipeline import trec
 from pipeline.errors import InputError
 from pipeline.trec import (
     Ranking,
@@ -328,6 +329,16 @@ def test_topics_before_a_bad_line_are_there(tmp_path: Path) -> None:
     assert next(rankings).qid == "1"
     with refused(f"{path}:4: 3 columns", kind=InputError):
         next(rankings)
+
+
+def test_a_topic_is_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One topic is held in memory, so one topic may not go on for ever."""
+    path = file_of(tmp_path, "".join(f"7 Q0 d{i} 1 1 t\n" for i in range(11)))
+    monkeypatch.setattr(trec, "MAX_DOCS", 11)
+    assert sum(len(ranking.docs) for ranking in read_run(path)) == 11
+    monkeypatch.setattr(trec, "MAX_DOCS", 10)
+    with refused(f"{path}:11: more than 10 documents in topic '7'", "cut the run at a depth"):
+        list(read_run(path))
 
 
 def test_the_largest_float32_is_read_as_it_is_printed(tmp_path: Path) -> None:
