@@ -20,7 +20,6 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import metadata
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.errors import InputError, PipelineError, one_line, shown, storage_error
@@ -317,6 +316,8 @@ def producing(
 
 def provenance(seconds: float) -> dict[str, Any]:
     """Who, when, on what: kept for the reader, never compared."""
+    from importlib import metadata  # its own imports (email, sockets) would slow every start
+
     versions = {}
     for name in PACKAGES:
         try:
