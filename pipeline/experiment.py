@@ -1,7 +1,7 @@
 """An experiment file -> the stages in order, their folder, their dependencies.
 
-Paths in the file are relative to it. Outputs go to `runs/<name>/` beside it, except the index, whose
-place the file names because experiments share indexes.
+Paths in the file are relative to it. Outputs go to `runs/<name>/` beside it, except the index,
+whose place the file names because experiments share indexes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pipeline.collection import IR_DATASETS
 from pipeline.config import fill, only, read_experiment, text
 from pipeline.errors import InputError, PipelineError, did_you_mean, shown
 from pipeline.stage import Outcome, Recipe, Status
-from pipeline.store import digest_file, digest_folder
+from pipeline.store import digest_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -262,27 +262,37 @@ class _Layout:
         )
 
     def _distill_step(self, runs: list[Step], built: tuple[str, ...]) -> Step:
-        from pipeline.distill import train
+        """Training; a teacher run may be named by the stage of this file that makes it."""
+        from pipeline.distill import stage as distill
+        from pipeline.distill.settings import DistillConfig
 
+        made = {step.name: step.output.absolute() for step in runs}
+        made["bm25"] = made["retrieve"]
+        options = dict(self._table("distill"))
+        teachers = options.get("teacher_runs", [])
+        if isinstance(teachers, list):
+            options["teacher_runs"] = [str(made.get(name, name)) for name in teachers]
+        collection = only(self._table("collection"), ("path",), "collection", self._path)
+        output = self._folder / "student"
         settings = fill(
-            train.DistillSettings,
-            self._table("distill"),
+            DistillConfig,
+            options,
             "distill",
             self._path,
             given={
-                **self._topics,
-                "index": self._index,
-                "output": self._folder / "student",
-                "force": False,
+                "topics": self._topics["topics"],
+                "collection": self._beside(text(collection, "path", "collection", self._path)),
+                "output": output,
+                "work": stage.parts_path(output),
             },
         )
         return Step(
             "distill",
-            settings.output,
+            output,
             (*(step.name for step in runs), *built),
-            lambda: train.recipe(settings),
-            lambda reporter, force: train.distill(replace(settings, force=force), reporter),
-            digest_folder,
+            lambda: distill.recipe(settings),
+            lambda reporter, force: distill.distill(settings, reporter, force=force),
+            distill.digest,
         )
 
     def _rerank_tables(self) -> list[dict[str, Any]]:

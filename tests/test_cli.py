@@ -29,7 +29,8 @@ def test_help_names_every_command(tmp_path: Path) -> None:
     done = run("--help", cwd=tmp_path)
 
     assert done.returncode == 0
-    assert all(f"  {command} " in done.stdout for command in COMMANDS)
+    named = {line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")}
+    assert set(COMMANDS) <= named
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -25,6 +25,9 @@ QUIET_LIBRARIES = {
     "TOKENIZERS_PARALLELISM": "true",
 }
 
+# The parent of all usage errors: typer has it from click, or carries its own copy of it.
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
 app = typer.Typer(
     name="pipeline",
     help="BM25, then a distilled reranker, into TREC run files: resumable, explained, offline.",
@@ -81,13 +84,12 @@ def main() -> NoReturn:
 
 
 def _run() -> int:
-    usage_error = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
     debug = "--debug" in sys.argv[1:]
     try:
         code = app(standalone_mode=False)
     except typer.Abort:
         return 130
-    except usage_error as error:
+    except UsageError as error:
         error.show()  # type: ignore[attr-defined]
         return 2
     except PipelineError as error:
