@@ -17,7 +17,7 @@ def words(count: int) -> str:
 
 
 def test_a_short_text_is_its_own_window() -> None:
-    """A text no longer than a window comes back unchanged, spaces included; so does an empty one."""
+    """A text no longer than a window comes back unchanged, spaces and all; so does an empty one."""
     assert windows("  two\twords \n", size=2, stride=1) == ["  two\twords \n"]
     assert windows("", size=5, stride=2) == [""]
 

@@ -1,0 +1,202 @@
+"""Devices, precisions and batches: what decides how fast a model runs, and its last bits.
+
+Scores of the same pairs differ in their last bits with the batch they are computed in, the number
+of threads and the libraries. So batches are a function of one topic alone, and everything else is
+resolved once, when a stage begins, into the numeric signature: under one signature the same bytes
+come out, whatever was killed or resumed.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from pipeline.errors import PipelineError, shown
+from pipeline.machine import cpus
+from pipeline.models.hardware import CPU_BF16
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from pipeline.models.scorer import Wishes
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+BUDGETS = {"cpu": 1024, "cuda": 65536}  # padded tokens of one forward pass
+LEAST_BUDGET = 8
+MOST_THREADS = 1024
+ROUND_TO = 8  # sequence lengths: few shapes, and rows that vector units like
+VERSION = 1  # of the arithmetic in this folder; a new one makes finished parts stale
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What was resolved; kept as it is while a stage is resumed."""
+
+    device: str  # cpu or cuda
+    precision: str  # fp32, bf16 or fp16
+    threads: int
+    token_budget: int  # padded tokens of one forward pass
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The encoder's; the scoring head is always float32."""
+        return DTYPES[self.precision]
+
+    def signature(self) -> dict[str, Any]:
+        """Everything beside model and texts that decides the last bits of a score."""
+        return {
+            "backend": "torch",
+            "engine": VERSION,
+            "device": self.device,
+            "processor": _processor(self.device),
+            "precision": self.precision,
+            "threads": self.threads,
+            "token_budget": self.token_budget,
+            "versions": {
+                "torch": str(torch.__version__),  # with its build, which the metadata leave out
+                "transformers": metadata.version("transformers"),
+                "tokenizers": metadata.version("tokenizers"),
+            },
+        }
+
+    def use_threads(self) -> None:
+        """Set torch's number of threads, which belongs to the whole process."""
+        if torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
+
+
+def resolve(wishes: Wishes, begun: Mapping[str, Any] | None = None) -> Engine:
+    """Settle what `auto` means here, staying with the signature of a begun stage where possible.
+
+    Args:
+        begun: the numeric signature under which parts were finished before.
+
+    Raises:
+        PipelineError: a device or precision that is not to be had here.
+    """
+    begun = begun or {}
+    device = _device(wishes, begun)
+    if begun.get("device") != device:
+        begun = {}
+    precision = str(begun.get("precision") if wishes.precision == "auto" else wishes.precision)
+    threads = wishes.threads or _positive(begun.get("threads")) or cpus()
+    budget = wishes.token_budget or _positive(begun.get("token_budget")) or BUDGETS[device]
+    if not 1 <= threads <= MOST_THREADS or budget < LEAST_BUDGET:
+        raise PipelineError(
+            f"{threads} threads and a token budget of {budget} cannot be",
+            f"use at least 1 thread and {LEAST_BUDGET} tokens, or leave them out",
+        )
+    return Engine(
+        device, precision if precision in DTYPES else _best_precision(device), threads, budget
+    )
+
+
+def _positive(value: object) -> int:
+    return value if type(value) is int and value > 0 else 0
+
+
+def _device(wishes: Wishes, begun: Mapping[str, Any]) -> str:
+    has_cuda = torch.cuda.is_available()
+    if wishes.device == "auto":
+        kept = begun.get("device")
+        if kept == "cpu" or (kept == "cuda" and has_cuda):
+            return str(kept)
+        return "cuda" if has_cuda else "cpu"
+    if wishes.device == "cuda" and not has_cuda:
+        raise PipelineError(
+            "device cuda: torch finds no usable GPU here",
+            "use --device auto or cpu; `pipeline doctor` says what was found",
+        )
+    if wishes.device not in BUDGETS:
+        raise PipelineError(f"device {shown(wishes.device)} is not known", "auto, cpu or cuda")
+    return wishes.device
+
+
+def _best_precision(device: str) -> str:
+    if device == "cuda":
+        capable = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        # Without such instructions bf16 is emulated, and slower than float32.
+        capabilities = torch.cpu.get_capabilities()
+        capable = any(capabilities.get(name) for name in CPU_BF16)
+    return "bf16" if capable else "fp32"
+
+
+def _processor(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+# ---------------------------------------------------------------- batches
+
+
+def batches(
+    lengths: Sequence[int] | NDArray[np.int64], budget: int
+) -> Iterator[tuple[NDArray[np.int64], int]]:
+    """Cut the sequences of one topic into batches of like length, longest first.
+
+    Yields (places of the sequences, padded length). A batch holds at most `budget` padded tokens,
+    and at least one sequence whatever its length.
+    """
+    lengths = np.asarray(lengths, np.int64)
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        width = round_up(int(lengths[order[start]]))
+        count = max(1, budget // width)
+        yield order[start : start + count], width
+        start += count
+
+
+def round_up(length: int) -> int:
+    """Round a length up to a multiple of `ROUND_TO`."""
+    return -(-max(length, 1) // ROUND_TO) * ROUND_TO
+
+
+class Batch(NamedTuple):
+    """Padded token ids of several sequences on their device, each tensor (sequences, length)."""
+
+    ids: torch.Tensor
+    segments: torch.Tensor
+    mask: torch.Tensor | None  # bool, true for tokens; None where nothing is padded
+
+
+def within_memory[T](budget: int, compute: Callable[[int], T]) -> tuple[T, int]:
+    """Compute one topic; out of memory starts it again under half the token budget.
+
+    Returns what was computed and the budget that sufficed.
+
+    Raises:
+        PipelineError: not even one sequence at a time fits.
+    """
+    while True:
+        try:
+            return compute(budget), budget
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+            problem = error
+        # Outside the handler, whose traceback would keep the tensors of the failed try alive.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if budget <= LEAST_BUDGET:
+            raise PipelineError(
+                f"out of memory over a single passage ({type(problem).__name__})",
+                "use a smaller model, fewer --max-tokens, or another device",
+            )
+        budget //= 2
+
+
+def _out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return "DefaultCPUAllocator: " in text or "out of memory" in text

@@ -1,0 +1,126 @@
+"""Loading a model and its tokenizer with transformers, from a folder that may be a stranger's."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import PipelineError
+from pipeline.models.folder import natural, reading
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+# Kinds whose positions start behind the padding token's number.
+OFFSET_POSITIONS = frozenset(
+    {
+        "camembert",
+        "mpnet",
+        "roberta",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "longformer",
+        "data2vec-text",
+    }
+)
+
+
+def load_weights(folder: Path, auto_class: str, heads: bool) -> Any:
+    """Load a model in float32 and evaluation mode.
+
+    Args:
+        auto_class: a class of transformers, `AutoModel` or `AutoModelForSequenceClassification`.
+        heads: weights that the class needs and the folder lacks are an error.
+
+    Raises:
+        PipelineError: it cannot be loaded, lacks weights, or holds numbers that are not finite.
+    """
+    import torch
+    import transformers
+
+    with quiet(), reading(folder):
+        settings: dict[str, Any] = {
+            "local_files_only": True, "trust_remote_code": False, "use_safetensors": True,
+            "dtype": torch.float32, "output_loading_info": True,
+        }  # fmt: skip
+        auto = getattr(transformers, auto_class)
+        # Never what the folder says: a config may name an attention kernel to fetch and run.
+        try:
+            model, info = auto.from_pretrained(folder, attn_implementation="sdpa", **settings)
+        except (ValueError, ImportError) as error:
+            if "attention" not in str(error):
+                raise
+            model, info = auto.from_pretrained(folder, attn_implementation="eager", **settings)
+    missing = sorted(info["missing_keys"]) if heads else []
+    if missing:
+        raise PipelineError(
+            f"{folder}: no weights for {missing[0]}, so this is no trained reranker",
+            "name a cross-encoder, or a folder of sentence-transformers with a modules.json",
+        )
+    for name, weights in model.state_dict().items():
+        if weights.is_floating_point() and not bool(torch.isfinite(weights).all()):
+            raise PipelineError(
+                f"{folder}: the weights {name} are not finite", "fetch or save the model again"
+            )
+    return model.eval()
+
+
+def load_tokenizer(folder: Path, vocabulary: int) -> Any:
+    """Load a tokenizer as transformers does; it must be a fast one.
+
+    Args:
+        vocabulary: the size of the model's, which the tokenizer's must fit.
+
+    Raises:
+        PipelineError: it cannot be loaded, or belongs to another model.
+    """
+    from transformers import AutoTokenizer
+
+    if not any((folder / name).is_file() for name in _VOCABULARIES):
+        raise PipelineError(
+            f"{folder}: no tokenizer in this folder", "save the tokenizer beside the model"
+        )
+    with quiet(), reading(folder):
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        size = tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=True)
+    if not vocabulary // 2 <= size <= vocabulary:
+        raise PipelineError(
+            f"{folder}: the tokenizer knows {size:,} tokens and the model {vocabulary:,}",
+            "save the tokenizer that the model was trained with beside it",
+        )
+    return tokenizer
+
+
+_VOCABULARIES = (
+    "tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model",
+    "tokenizer.model",
+)  # fmt: skip
+
+
+def longest_input(config: Mapping[str, Any], tokenizer: Any) -> int:
+    """Tokens that a model can take, as far as its folder says; 512 where it does not."""
+    limits = [natural(getattr(tokenizer, "model_max_length", None))]
+    positions = natural(config.get("max_position_embeddings"))
+    if positions and config.get("model_type") in OFFSET_POSITIONS:
+        positions -= (natural(config.get("pad_token_id")) or 0) + 1
+    limits.append(positions)
+    return min((limit for limit in limits if limit), default=512)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers from drawing progress bars and reports while it loads."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,128 @@
+"""Reranking from Python, and the one place that knows which kind of model a name stands for.
+
+from pipeline.models.reranker import Reranker
+
+reranker = Reranker.load("small")
+scores = reranker.score("what is a lock file", ["A lock file ...", "Bread is ..."])
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import PipelineError
+from pipeline.models.folder import OVERLAP, advice, digest, is_twin, locate
+from pipeline.models.scorer import Device, Limits, Precision, Scorer, Wishes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Reranker:
+    """A model that scores passages for queries; made by `Reranker.load`."""
+
+    name: str
+    scorer: Scorer
+
+    @classmethod
+    def load(
+        cls,
+        model: str,
+        *,
+        device: Device = "auto",
+        precision: Precision = "auto",
+        threads: int = 0,
+        token_budget: int = 0,
+        max_query_tokens: int | None = None,
+        max_tokens: int | None = None,
+        positive: int | None = None,
+    ) -> Reranker:
+        """Load a model.
+
+        Args:
+            model: a shipped name (`small`), a folder, or a Hugging Face id (`org/name`).
+            precision: of the encoder; `auto` is bf16 where the hardware is built for it.
+            threads: 0 takes every processor this process may use.
+            token_budget: padded tokens of one forward pass; 0 takes what suits the device.
+            positive: of a model with two logits, the one that speaks for relevance.
+
+        Raises:
+            PipelineError: there is no such model, or it cannot be loaded.
+        """
+        wishes = Wishes(device, precision, threads, token_budget)
+        limits = Limits(max_query_tokens, max_tokens, positive)
+        return cls(model, load_scorer(model, wishes, limits))
+
+    def score(self, query: str, passages: Sequence[str]) -> NDArray[np.float32]:
+        """Score passages for one query: float32 of shape (passages,), higher is better.
+
+        Scores are raw logits (of two-tower models, dot products). They may be compared within one
+        query; across models, precisions and machines only up to a tolerance.
+
+        Raises:
+            PipelineError: the query is empty, or a score is not finite.
+        """
+        import numpy as np
+
+        if isinstance(passages, str):
+            raise TypeError("passages is one text; give a list of them")
+        if not query.strip():
+            raise PipelineError("the query is empty", "give a query some words")
+        scores = self.scorer.score(query, passages).scores
+        broken = np.flatnonzero(~np.isfinite(scores))
+        if len(broken):
+            raise PipelineError(
+                f"the score of passage {broken[0]} is {scores[broken[0]]}",
+                "the model or its precision is at fault: try precision='fp32'",
+            )
+        return scores
+
+    @property
+    def signature(self) -> Mapping[str, Any]:
+        """What decides the last bits of the scores: device, precision, threads, versions."""
+        return self.scorer.signature
+
+
+def load_scorer(
+    model: str, wishes: Wishes, limits: Limits, begun: Mapping[str, Any] | None = None
+) -> Scorer:
+    """Load a model by its name, folder or id, whatever its kind.
+
+    Args:
+        begun: the numeric signature of a stage that goes on.
+
+    Raises:
+        PipelineError: there is no such model, or it cannot be loaded.
+    """
+    if model == OVERLAP:
+        from pipeline.models.overlap import Overlap
+
+        return Overlap()
+    folder = locate(model)
+    if is_twin(folder):
+        from pipeline.models.twin_encoder import TwinEncoder
+
+        return TwinEncoder(folder, wishes, limits, begun)
+    from pipeline.models.cross_encoder import CrossEncoder
+
+    return CrossEncoder(folder, wishes, limits, begun)
+
+
+def model_digest(model: str) -> str:
+    """Digest of a model by name, folder or id; nothing is loaded."""
+    if model == OVERLAP:
+        from pipeline.models.overlap import Overlap
+
+        return Overlap.digest
+    return digest(locate(model))
+
+
+def advised_weight(model: str) -> float:
+    """Weight of the model beside the first stage that its folder recommends; 1 where it is mute."""
+    weight = None if model == OVERLAP else advice(locate(model)).interpolate
+    return 1.0 if weight is None else weight

@@ -1,0 +1,58 @@
+"""What a stage and a model say to each other, whatever the model is made of; needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asks of the hardware; 0 and `auto` leave it to us."""
+
+    device: Device = "auto"
+    precision: Precision = "auto"
+    threads: int = 0
+    token_budget: int = 0  # padded tokens of one forward pass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the user asks of the input; None leaves it to the model folder, and then to us."""
+
+    max_query_tokens: int | None = None
+    max_tokens: int | None = None  # of the whole pair; of a text, where texts are encoded alone
+    positive: int | None = None  # which of two logits speaks for relevance
+
+
+class Scored(NamedTuple):
+    """Scores of the passages of one topic, and what had to be done to get them."""
+
+    scores: NDArray[np.float32]  # raw: neither squashed nor normalised; shape (passages,)
+    query_cut: bool = False
+    passages_cut: int = 0
+    lowered_budget: int | None = None  # the token budget that fitted, after running out of memory
+
+
+class Scorer(Protocol):
+    """A model that scores passages for a query."""
+
+    @property
+    def digest(self) -> str:
+        """Digest of its weights and of everything else in its folder that decides scores."""
+
+    @property
+    def signature(self) -> Mapping[str, Any]:
+        """The numeric signature: equal ones give equal bytes."""
+
+    def score(self, query: str, passages: Sequence[str]) -> Scored:
+        """Score passages; equal passages of one call may get scores that differ in the last bit."""
