@@ -369,4 +369,6 @@ def child(program: str, timeout: float = CHILD_TIMEOUT) -> dict[str, Any] | str:
     if done.returncode < 0:
         return f"killed by {signal.Signals(-done.returncode).name}"
     said = done.stderr.decode(errors="replace").strip().splitlines()
-    return one_line(said[-1])[:300] if said else f"ended with exit code {done.returncode}"
+    if not said:
+        return f"ended with exit code {done.returncode}"
+    return one_line(said[-1].removeprefix("pipeline.errors.PipelineError: "))[:300]

@@ -88,6 +88,7 @@ def test_no_java_at_all_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
         ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", "killed by SIGSEGV"),
         ("import no_such_library", "No module named 'no_such_library'"),
         ("raise SystemExit(7)", "exit code 7"),
+        ("from pipeline import java\njava.start(heap='much')", "Java heap much is no size"),
         ("import time\ntime.sleep(60)", "no answer after"),
     ],
 )
