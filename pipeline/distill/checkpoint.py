@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KEPT = 2
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW, for each trained parameter
 
 
 def save(
@@ -56,17 +57,20 @@ def load(folder: Path, recipe: dict[str, Any], model: Any, optimiser: Any) -> di
     if differences := different(state["recipe"], recipe):
         raise PipelineError(
             f"{newest}: is the checkpoint of another training: {'; '.join(differences[:3])}",
-            "put the settings back to go on with it, or delete its folder to start anew",
+            "put the settings back to go on with it, or add --force to start anew",
         )
     try:
         model.load_state_dict(load_file(newest / "model.safetensors"), strict=True)
         moments = load_file(newest / "optimiser.safetensors")
     except (OSError, SafetensorError, RuntimeError) as error:
         raise InputError(
-            newest, None, f"a damaged checkpoint ({error})", "delete this folder and start again"
+            newest,
+            None,
+            f"a damaged checkpoint ({error})",
+            "delete this folder and run the same command again",
         ) from error
     for name, parameter in model.named_parameters():
-        own = {key.split(":")[0]: v for key, v in moments.items() if key.endswith(f":{name}")}
+        own = {key: moments[f"{key}:{name}"] for key in MOMENTS if f"{key}:{name}" in moments}
         if own:
             optimiser.state[parameter] = own
     torch.set_rng_state(
@@ -93,11 +97,12 @@ def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _moments(model: Any, optimiser: Any) -> dict[str, Tensor]:
-    """AdamW's `step`, `exp_avg` and `exp_avg_sq` of each trained parameter, by its name."""
+    """Return what AdamW knows of each trained parameter, as `exp_avg:name`."""
     return _contiguous(
         {
             f"{key}:{name}": value
             for name, parameter in model.named_parameters()
             for key, value in optimiser.state.get(parameter, {}).items()
+            if key in MOMENTS
         }
     )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from pathlib import Path  # noqa: TC003 - config.fill reads the types of fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -22,24 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pipeline.distill.settings import DevSet
     from pipeline.trec import Qrels
-
-
-@dataclass(frozen=True)
-class DevSet:
-    """Candidates to rerank and what they are measured by; one `[[distill.dev]]` table each.
-
-    `limit` topics are taken, chosen by a digest of their ids; 0 takes all.
-    """
-
-    name: str
-    run: Path
-    topics: Path
-    collection: Path
-    qrels: Path
-    measure: str = "nDCG@10"
-    depth: int = 50
-    limit: int = 0
 
 
 class _Loaded(NamedTuple):

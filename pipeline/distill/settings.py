@@ -1,52 +1,71 @@
-"""Settings of a training, what they mean at each step, and the recipe that they amount to."""
+"""Settings of a training, and what they mean at each step.
+
+Nothing here loads torch: `pipeline status` asks for recipes.
+"""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from pathlib import Path  # noqa: TC003 - settings are filled by their types at run time
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
-from pipeline import collection, store
-from pipeline.distill.development import DevSet  # noqa: TC001 - read by config.fill
-from pipeline.distill.losses import LOSSES
-from pipeline.errors import PipelineError, did_you_mean
+from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterator
 
 VERSION = 1  # of the training procedure: raised when equal settings would give other weights
-NOT_IN_RECIPE = ("output", "work", "card", "interpolate", "keep", "checkpoint_every")
+LOSS_NAMES = ("kl", "margin_mse", "mse_logits", "lce", "ranknet")
+MAX_TOKENS = 512
+NOT_IN_RECIPE = ("output", "work", "checkpoint_every")
+
+
+@dataclass(frozen=True)
+class DevSet:
+    """Candidates to rerank and what they are measured by; one `[[distill.dev]]` table each.
+
+    `limit` topics are taken, chosen by a digest of their ids; 0 takes all.
+    """
+
+    name: str
+    run: Path
+    topics: Path
+    collection: Path
+    qrels: Path
+    measure: str = "nDCG@10"
+    depth: int = 50
+    limit: int = 0
 
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """Settings of one training; the keys of `[distill]` in an experiment file.
+    """The keys of `[distill]` in an experiment file; steps and rates are per optimiser step.
 
-    Steps, batches and rates are per optimiser step. A loss with weight 0 is not computed.
+    A loss with weight 0 is not computed. Losses compare logits of the student with standardised
+    scores of the teacher, multiplied by `scale`.
     """
 
-    output: Path  # the student folder
-    work: Path  # checkpoints and metrics.jsonl
+    output: Path  # the student's folder
+    work: Path  # checkpoints, best.safetensors, metrics.jsonl
     topics: Path
-    collection: Path
-    base: Path  # a BERT encoder whose layers the student starts from
-    teacher_runs: tuple[Path, ...]
-    teacher_weights: tuple[float, ...] = ()  # default: all equal
-    scale: float = 1.5  # logits per standard deviation of the teacher's scores
+    collection: Path  # has the texts
+    base: Path  # a BERT encoder, or a student, whose layers the student starts from
+    teacher_runs: tuple[Path, ...]  # the first decides which candidates there are
+    teacher_weights: tuple[float, ...] = ()  # none: all equal
+    scale: float = 2.0
     qrels: Path | None = None  # hard labels, where there are any
-    layers: tuple[int, ...] = (1, 3, 5)
+    field: str = "title"  # of TREC topic files
+    layers: tuple[int, ...] = (0, 1, 2)
     train_embeddings: bool = False
+    # Groups: [first, last, count] draws `count` candidates from the teacher's ranks first to last.
     strata: tuple[tuple[int, ...], ...] = ((1, 3, 1), (4, 10, 2), (11, 30, 2), (31, 100, 3))
-    topics_per_step: int = 16
-    workers: int = 1  # each takes a slice of a step's topics on its share of the CPU's threads
+    topics_per_step: int = 8
+    workers: int = 2  # each takes a slice of a step's topics on its share of the CPU's threads
     steps: int = 1000
-    learning_rate: float = 2e-4
+    learning_rate: float = 3e-4
     warmup: int = 50
+    decay_steps: int = 0  # 0: all steps
     floor: float = 0.01  # share of the learning rate that is left at the end
-    decay_steps: int = 0  # default: all steps
     weight_decay: float = 0.01
     clip: float = 1.0
     kl: float = 1.0
@@ -56,23 +75,27 @@ class DistillConfig:
     ranknet: float = 0.0
     seed: int = 1
     max_query_tokens: int = 32
-    max_tokens: int = 192
-    token_budget: int = 2560
-    precision: str = "auto"  # auto, bf16 or fp32
+    max_tokens: int = 128  # of a pair in training
+    token_budget: int = 2560  # padded tokens of one forward pass
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     evaluate_every: int = 500
-    checkpoint_every: int = 100
-    keep: str = "best"  # best on development data, or last
-    interpolate: float = (
-        1.0  # weight that the student recommends for itself against the first stage
-    )
+    checkpoint_every: int = 50
+    keep: Literal["best", "last"] = "best"  # best: on the development sets
+    advised_tokens: int = 256  # of a pair in ranking: written into the student's folder
+    interpolate: float = 1.0  # advised weight against the first stage, likewise
     card: Path | None = None  # text of the student's README.md
-    dev: tuple[DevSet, ...] = field(default=())
+    dev: tuple[DevSet, ...] = ()
 
     @property
     def losses(self) -> dict[str, float]:
         """Weights of the losses that are switched on, by name."""
-        weights: dict[str, float] = {name: getattr(self, name) for name in LOSSES}
+        weights: dict[str, float] = {name: getattr(self, name) for name in LOSS_NAMES}
         return {name: weight for name, weight in weights.items() if weight}
+
+    @property
+    def group_size(self) -> int:
+        """Passages in a group."""
+        return sum(count for _, _, count in self.strata)
 
     def check(self) -> None:
         """Fail before any work on settings that cannot be.
@@ -84,7 +107,7 @@ class DistillConfig:
             if wrong:
                 raise PipelineError(f"[distill] {message}", hint)
 
-    def _mistakes(self) -> Iterable[tuple[bool, str, str]]:
+    def _mistakes(self) -> Iterator[tuple[bool, str, str]]:
         yield not self.teacher_runs, "names no teacher run", 'add teacher_runs = ["teacher.run"]'
         weights = self.teacher_weights
         yield (
@@ -93,31 +116,19 @@ class DistillConfig:
             "give one weight to each run, or none at all",
         )
         yield bool(weights) and sum(weights) <= 0, "teacher_weights add up to 0", "raise one"
-        yield not self.losses, "switches every loss off", f"give one a weight: {', '.join(LOSSES)}"
+        yield not self.losses, "switches every loss off", f"weigh one of {', '.join(LOSS_NAMES)}"
         yield "lce" in self.losses and not self.qrels, "lce needs qrels", "add qrels = ..."
         bad = [s for s in self.strata if len(s) != 3 or not 1 <= s[0] <= s[1] or s[2] < 1]
         yield bool(bad) or not self.strata, f"strata: {bad}", "a stratum is [first, last, count]"
-        yield (
-            sum(s[2] for s in self.strata if len(s) == 3) < 2,
-            "strata give groups of one passage",
-            "a group needs two or more",
-        )
-        for name in (
-            "topics_per_step",
-            "workers",
-            "steps",
-            "evaluate_every",
-            "checkpoint_every",
-        ):
+        yield self.group_size < 2, "strata give groups of one passage", "a group needs two or more"
+        for name in ("topics_per_step", "workers", "steps", "evaluate_every", "checkpoint_every"):
             yield getattr(self, name) < 1, f"{name} = {getattr(self, name)}", "use 1 or more"
-        yield (
-            not 0 < self.max_query_tokens < self.max_tokens - 3 <= 509,
-            f"max_query_tokens = {self.max_query_tokens}, max_tokens = {self.max_tokens}",
-            "a pair has at most 512 tokens, more than a query and 3 special ones",
-        )
-        for name, known in (("precision", ["auto", "bf16", "fp32"]), ("keep", ["best", "last"])):
-            value = getattr(self, name)
-            yield value not in known, f"{name} = {value!r}", did_you_mean(str(value), known)
+        for name in ("max_tokens", "advised_tokens"):
+            yield (
+                not 0 < self.max_query_tokens < getattr(self, name) - 3 < MAX_TOKENS - 2,
+                f"{name} = {getattr(self, name)}, max_query_tokens = {self.max_query_tokens}",
+                f"a pair has {MAX_TOKENS} tokens at most, the query among them and 3 special ones",
+            )
 
 
 def learning_rate(step: int, config: DistillConfig) -> float:
@@ -134,48 +145,10 @@ def learning_rate(step: int, config: DistillConfig) -> float:
     return config.learning_rate * config.floor
 
 
-def resolved_precision(wish: str, device: torch.device) -> str:
-    """Turn `auto` into bf16 where the device computes in it, else fp32."""
-    if wish != "auto":
-        return wish
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    able = torch.cpu.get_capabilities()
-    return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
-
-
-def recipe_of(config: DistillConfig, device: torch.device, precision: str) -> dict[str, Any]:
-    """Everything that determines the weights: settings, digests of inputs, numeric signature."""
-    flat = {k: v for k, v in asdict(config).items() if k not in (*NOT_IN_RECIPE, "dev")}
-    recipe: dict[str, Any] = {"version": VERSION}
-    for key, value in flat.items():
-        if key == "collection":
-            recipe[key] = collection.digest(value)
-        elif isinstance(value, Path):
-            recipe[key] = _content(value)
-        elif key == "teacher_runs":
-            recipe[key] = [_content(run) for run in value]
-        else:
-            recipe[key] = value
-    recipe["precision"] = precision
-    for one in config.dev:
-        files = [_content(p) for p in (one.run, one.topics, one.qrels)]
-        recipe[f"dev.{one.name}"] = [*files, one.measure, one.depth, one.limit]
-    recipe["signature"] = (
-        f"torch {torch.__version__}, {device.type}, {torch.get_num_threads()} threads"
-    )
-    # As JSON gives it back: lists for tuples.
-    return json.loads(json.dumps(recipe))  # type: ignore[no-any-return]
-
-
-def _content(path: Path) -> str:
-    return store.digest_folder(path) if path.is_dir() else store.digest_file(path)
-
-
-def progress_line(entry: dict[str, Any], pairs_per_second: float, left: float) -> str:
+def progress_line(entry: dict[str, Any], pairs_per_second: float, pairs_left: int) -> str:
     """Tell how training goes: step, loss, development figures, pairs a second, time left."""
     dev = "".join(f", {name} {value:.4f}" for name, value in entry.get("dev", {}).items())
-    hours, minutes = divmod(round(left / 60), 60)
+    hours, minutes = divmod(round(pairs_left / pairs_per_second / 60), 60)
     return (
         f"step {entry['step']:,}: loss {entry['loss']:.4f}{dev}, "
         f"{pairs_per_second:.0f} pairs/s, {hours}:{minutes:02} left"

@@ -1,58 +1,67 @@
-"""Training as a stage: fresh or stale like any other, resumable through its checkpoints."""
+"""Training as a stage: fresh or stale like any other, resumable through its checkpoints.
+
+Nothing here loads torch until a student is trained: `pipeline status` asks for recipes.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import collection
 from pipeline.distill.settings import NOT_IN_RECIPE, VERSION, DistillConfig
 from pipeline.report import SILENT, Reporter
 from pipeline.stage import Outcome, Recipe, producing
-from pipeline.store import digest_file, digest_folder
+from pipeline.store import digest_file, digest_folder, remove
 
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Iterator
 
 digest = digest_folder
 """Digest of a finished student."""
 
 
 def recipe(config: DistillConfig) -> Recipe:
-    """Name all that determines the student, but for the machine it is trained on."""
+    """Name all that determines the student, but for the machine it is trained on.
+
+    Raises:
+        PipelineError: settings that cannot be, or an input that is not there.
+    """
+    config.check()
     settings: dict[str, Any] = {}
-    inputs: dict[str, str] = {}
     for name, value in dataclasses.asdict(config).items():
-        if name in NOT_IN_RECIPE:
-            continue
-        if name == "collection":
-            inputs[name] = collection.digest(value)
-        elif name == "dev":
-            for one in config.dev:
-                for part in ("run", "topics", "qrels"):
-                    inputs[f"{one.name} {part}"] = digest_file(getattr(one, part))
+        if name == "dev":
             settings[name] = [[one.name, one.measure, one.depth, one.limit] for one in config.dev]
-        elif isinstance(value, Path):
-            inputs[name] = digest_folder(value) if value.is_dir() else digest_file(value)
-        elif name == "teacher_runs":
-            inputs |= {f"teacher {n}": digest_file(run) for n, run in enumerate(value, 1)}
-        else:
+        elif name not in (*NOT_IN_RECIPE, "teacher_runs") and not isinstance(value, Path):
             settings[name] = value
-    return Recipe("distill", VERSION, json.loads(json.dumps(settings)), inputs)
+    return Recipe("distill", VERSION, json.loads(json.dumps(settings)), dict(_inputs(config)))
+
+
+def _inputs(config: DistillConfig) -> Iterator[tuple[str, str]]:
+    yield "collection", collection.digest(config.collection)
+    for name in ("topics", "base", "qrels", "card"):
+        if path := getattr(config, name):
+            yield name, digest_folder(path) if path.is_dir() else digest_file(path)
+    for number, run in enumerate(config.teacher_runs, 1):
+        yield f"teacher {number}", digest_file(run)
+    for one in config.dev:
+        yield f"dev {one.name} collection", collection.digest(one.collection)
+        for name in ("run", "topics", "qrels"):
+            yield f"dev {one.name} {name}", digest_file(getattr(one, name))
 
 
 def distill(config: DistillConfig, reporter: Reporter = SILENT, *, force: bool = False) -> Outcome:
     """Bring a student up to date; killed and run again, it goes on after the last checkpoint.
 
-    Raises:
-        PipelineError: unusable settings or inputs, or a student that is not ours in the way.
-    """
-    from pipeline.distill import train
-    from pipeline.store import remove
+    Counts in the outcome: `pairs` trained on, `topics`, `passages`, and of the student that is
+    kept its `step` and its figures on `dev`, the development sets.
 
-    config.check()
+    Raises:
+        PipelineError: unusable settings or inputs, checkpoints of another recipe, or a student
+            that is not ours in the way.
+    """
     with producing(
         config.output, lambda: recipe(config), force=force, digest=digest, reporter=reporter
     ) as job:
@@ -60,6 +69,18 @@ def distill(config: DistillConfig, reporter: Reporter = SILENT, *, force: bool =
             return job.outcome
         if force:
             remove(config.work)
-        with job.commit({"steps": config.steps}):
-            train.distill(config, reporter.notice)
+        from pipeline.distill.student import save_student
+        from pipeline.distill.train import train
+
+        record = job.recipe.record()
+        flat = {"version": record["version"], **record["settings"], **record["inputs"]}
+        trained = train(config, flat, reporter)
+        advice = {
+            "max_query_tokens": config.max_query_tokens,
+            "max_tokens": config.advised_tokens,
+            "interpolate": config.interpolate,
+        }
+        card = config.card.read_text("utf-8") if config.card else f"# {config.output.name}\n"
+        with job.commit(trained.counts, trained.details):
+            save_student(trained.student, trained.tokenizer, config.output, advice, card)
         return job.outcome

@@ -1,4 +1,4 @@
-"""The training loop: groups of candidates in, a student folder out.
+"""Stage: teacher runs + texts -> a student folder. The training loop, from top to bottom.
 
 Which topics and candidates a step sees, its learning rate and its batches are functions of the
 settings and the step's number, so a killed training resumes from its checkpoint and ends in the
@@ -18,40 +18,35 @@ import numpy as np
 import torch
 
 from pipeline import store
-from pipeline.collection import load_texts
 from pipeline.distill import checkpoint, losses
+from pipeline.distill.data import read_data
 from pipeline.distill.development import Development
-from pipeline.distill.groups import (
-    Stratum,
-    TeacherRun,
-    Tokens,
-    epoch_order,
-    group,
-    read_pool,
-    relevant,
-)
-from pipeline.distill.settings import learning_rate, progress_line, recipe_of, resolved_precision
+from pipeline.distill.groups import Group, Stratum, epoch_order, group
+from pipeline.distill.settings import learning_rate, progress_line
 from pipeline.distill.student import (
     Limits,
     initial_student,
     load_weights,
     pair_logits,
-    save_student,
     save_weights,
     special_ids,
 )
 from pipeline.errors import PipelineError
-from pipeline.topics import read_topics
-from pipeline.trec import read_qrels
+from pipeline.report import SILENT, Reporter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from torch import Tensor
 
-    from pipeline.distill.groups import Group
     from pipeline.distill.settings import DistillConfig
+
+
+class Trained(NamedTuple):
+    """The student that was kept, and what is told about its training."""
+
+    student: Any
+    tokenizer: Any
+    counts: dict[str, Any]
+    details: dict[str, Any]
 
 
 class Slice(NamedTuple):
@@ -62,66 +57,56 @@ class Slice(NamedTuple):
     gradients: tuple[Tensor, ...]
 
 
-def distill(config: DistillConfig, report: Callable[[str], None]) -> Path:
-    """Train a student, resuming from `config.work` if a checkpoint is there; return its folder.
+def train(config: DistillConfig, recipe: dict[str, Any], reporter: Reporter = SILENT) -> Trained:
+    """Run the loop, going on from the last checkpoint in `config.work`.
 
-    `report` gets a line of progress now and then.
+    Args:
+        recipe: what the checkpoints are bound to, flat.
 
     Raises:
         PipelineError: unusable settings or inputs, or a checkpoint of another recipe.
     """
-    config.check()
     threads = max(1, torch.get_num_threads() // config.workers)
-    torch.manual_seed(config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = resolved_precision(config.precision, device)
-    recipe = recipe_of(config, device, precision)
-
-    # Data: everything is read and tokenised once.
-    topics = read_topics(config.topics)
-    shares = config.teacher_weights or (1.0,) * len(config.teacher_runs)
-    pool = read_pool(list(map(TeacherRun, config.teacher_runs, shares)), topics)
-    positives = relevant(pool, read_qrels(config.qrels)) if config.qrels else {}
-    strata = [Stratum(*numbers) for numbers in config.strata]
-    group_size = sum(stratum.count for stratum in strata)
-    qids = [qid for qid, row in pool.rows.items() if len(row.docs) >= group_size]
+    signature = f"torch {torch.__version__}, {device.type}, {precision}, {threads} threads a worker"
     student, tokenizer = initial_student(config.base, config.layers, config.seed)
+    data = read_data(config, tokenizer)
     limits, special = Limits(config.max_query_tokens, config.max_tokens), special_ids(tokenizer)
-    texts = load_texts(config.collection, pool.docids)
-    passages = Tokens(tokenizer, (texts[docid] for docid in pool.docids), limits.pair)
-    queries = dict(
-        zip(qids, Tokens(tokenizer, (topics[q] for q in qids), limits.query), strict=True)
-    )
     development = Development(config.dev, tokenizer, limits)
-    del texts
-    report(f"{len(qids):,} topics in groups of {group_size}, {len(pool.docids):,} passages")
+    strata = [Stratum(*numbers) for numbers in config.strata]
+    step_pairs = config.topics_per_step * config.group_size
 
-    # Model and optimiser.
+    # Model and optimiser: weights decay, biases and normalisation do not.
     student.to(device).train()
-    if not config.train_embeddings:
-        student.bert.embeddings.word_embeddings.requires_grad_(requires_grad=False)
+    student.bert.embeddings.word_embeddings.requires_grad_(config.train_embeddings)
     named = [(name, p) for name, p in student.named_parameters() if p.requires_grad]
     parameters = [p for _, p in named]
     plain = [p for name, p in named if name.endswith("bias") or "LayerNorm" in name]
     decayed = [p for name, p in named if not (name.endswith("bias") or "LayerNorm" in name)]
-    decay = {"params": decayed, "weight_decay": config.weight_decay}
     optimiser = torch.optim.AdamW(
-        [decay, {"params": plain, "weight_decay": 0.0}], lr=config.learning_rate, eps=1e-6
+        [
+            {"params": decayed, "weight_decay": config.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ],
+        lr=config.learning_rate,
+        eps=1e-6,
     )
 
     # Where we are.
-    state = checkpoint.load(config.work / "checkpoints", recipe, student, optimiser) or {
+    work, bound = config.work, recipe | {"signature": signature}
+    state = checkpoint.load(work / "checkpoints", bound, student, optimiser) or {
         "step": 0, "epoch": 0, "position": 0, "best": None, "log": [],
     }  # fmt: skip
     if state["step"]:
-        report(f"resuming after step {state['step']:,}")
-    order = epoch_order(qids, config.seed, state["epoch"])
+        reporter.notice(f"going on after step {state['step']:,} of {config.steps:,}")
+    order = epoch_order(data.qids, config.seed, state["epoch"])
+    began, first, recent = time.monotonic(), state["step"], []
     # Workers of one thread each, summed in order, outrun one worker of many threads, and more so on
     # a busy machine: they wait for each other once a step instead of once a multiplication.
     workers = ThreadPoolExecutor(
         config.workers, initializer=partial(torch.set_num_threads, threads)
     )
-    started, pairs, recent = time.monotonic(), 0, []
 
     def gradients(part: list[Group]) -> Slice:
         """Do the share of one worker: its loss, as part of the step's mean, and its gradients."""
@@ -129,13 +114,11 @@ def distill(config: DistillConfig, report: Callable[[str], None]) -> Path:
         cast = torch.autocast(
             device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False
         )
+        queries = [data.queries[g.qid] for g in part for _ in g.docs]
+        passages = [data.passages[int(doc)] for g in part for doc in g.docs]
         with cast:
-            scores = pair_logits(
-                student,
-                [queries[g.qid] for g in part for _ in g.docs],
-                [passages[int(doc)] for g in part for doc in g.docs],
-                special, limits, config.token_budget,
-            ).view(len(part), group_size)  # fmt: skip
+            flat = pair_logits(student, queries, passages, special, limits, config.token_budget)
+        scores = flat.view(len(part), config.group_size)
         teacher = torch.from_numpy(np.stack([g.scores for g in part])).to(device) * config.scale
         labels = torch.from_numpy(np.stack([g.labels for g in part])).to(device)
         loss, terms = losses.total(config.losses, scores, teacher, labels)
@@ -146,15 +129,15 @@ def distill(config: DistillConfig, report: Callable[[str], None]) -> Path:
         # 1. The topics of this step; an epoch ends where too few are left.
         if state["position"] + config.topics_per_step > len(order):
             state["epoch"], state["position"] = state["epoch"] + 1, 0
-            order = epoch_order(qids, config.seed, state["epoch"])
+            order = epoch_order(data.qids, config.seed, state["epoch"])
         chosen = order[state["position"] : state["position"] + config.topics_per_step]
         groups = [
-            group(q, pool, positives.get(q, set()), strata, config.seed, state["epoch"])
+            group(q, data.pool, data.positives.get(q, set()), strata, config.seed, state["epoch"])
             for q in chosen
         ]
 
         # 2. Forward and backward: a slice of the topics for each worker, slices of like length.
-        groups.sort(key=lambda g: sum(len(passages[int(doc)]) for doc in g.docs))
+        groups.sort(key=lambda g: sum(len(data.passages[int(doc)]) for doc in g.docs))
         parts = [groups[n :: config.workers] for n in range(min(config.workers, len(groups)))]
         results = list(workers.map(gradients, parts))
         for parameter, *slices in zip(parameters, *(r.gradients for r in results), strict=True):
@@ -173,43 +156,50 @@ def distill(config: DistillConfig, report: Callable[[str], None]) -> Path:
         optimiser.zero_grad(set_to_none=True)
         state["step"] += 1
         state["position"] += len(chosen)
-        pairs += len(chosen) * group_size
+        step, last = state["step"], state["step"] == config.steps
+        reporter.advance(step * step_pairs, config.steps * step_pairs, "pairs")
 
         # 4. Now and then: log, evaluate, save.
-        step, last = state["step"], state["step"] == config.steps
         due = last or step % config.evaluate_every == 0
         if due or step % config.checkpoint_every == 0:
-            elapsed = time.monotonic() - started
+            speed = (step - first) * step_pairs / (time.monotonic() - began)
             entry: dict[str, Any] = {
                 "step": step, "epoch": state["epoch"], "loss": sum(recent) / len(recent),
                 **results[0].terms, "learning_rate": learning_rate(step - 1, config),
             }  # fmt: skip
             recent = []
             if development and due:
-                student.eval()
                 entry["dev"] = development.evaluate(
                     student, special, config.token_budget, precision
                 )
-                student.train()
                 score = sum(entry["dev"].values()) / len(entry["dev"])
                 if state["best"] is None or score > state["best"]["score"]:
-                    state["best"] = {"step": step, "score": score}
-                    save_weights(config.work / "best.safetensors", student)
+                    state["best"] = {"step": step, "score": score, "dev": entry["dev"]}
+                    save_weights(work / "best.safetensors", student)
             state["log"].append(entry)
-            checkpoint.save(config.work / "checkpoints", recipe, state, student, optimiser)
+            checkpoint.save(work / "checkpoints", bound, state, student, optimiser)
             lines = "".join(json.dumps(row) + "\n" for row in state["log"])
-            store.write_bytes(config.work / "metrics.jsonl", lines.encode())
-            left = elapsed / pairs * group_size * config.topics_per_step * (config.steps - step)
-            report(progress_line(entry, pairs / elapsed, left))
+            store.write_bytes(work / "metrics.jsonl", lines.encode())
+            reporter.notice(progress_line(entry, speed, (config.steps - step) * step_pairs))
 
     # The student that is kept.
+    workers.shutdown()
+    kept = state["log"][-1]
     if config.keep == "best" and state["best"]:
-        load_weights(config.work / "best.safetensors", student)
-    settings = {
-        "max_query_tokens": limits.query,
-        "max_tokens": limits.pair,
-        "interpolate": config.interpolate,
-    }
-    card = config.card.read_text("utf-8") if config.card else f"# {config.output.name}\n"
-    save_student(student.cpu(), tokenizer, config.output, settings, card)
-    return config.output
+        load_weights(work / "best.safetensors", student)
+        kept = state["best"]
+    counts = {
+        "pairs": config.steps * step_pairs, "topics": len(data.qids),
+        "passages": len(data.pool.docids), "step": kept["step"], "dev": kept.get("dev", {}),
+    }  # fmt: skip
+    return Trained(student.cpu().eval(), tokenizer, counts, {"signature": signature})
+
+
+def resolved_precision(wish: str, device: torch.device) -> str:
+    """Turn `auto` into bf16 where the device computes in it, else fp32."""
+    if wish != "auto":
+        return wish
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    able = torch.cpu.get_capabilities()
+    return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"

@@ -1,0 +1,170 @@
+"""The student: whose layers it starts from, how it scores, who can load it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.distill.student import (
+    Limits,
+    batches,
+    initial_student,
+    load_student,
+    pair_logits,
+    save_student,
+    special_ids,
+)
+from pipeline.errors import PipelineError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PAIRS = [("apple", "apple pear tree"), ("moon", "sun star sky moon rain ."), ("sea", "stone")]
+
+
+def token_ids(tokenizer, text):
+    return np.array(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def our_logits(student, tokenizer, pairs, limits=None, budget=64):
+    queries = [token_ids(tokenizer, query) for query, _ in pairs]
+    passages = [token_ids(tokenizer, passage) for _, passage in pairs]
+    with torch.inference_mode():
+        return pair_logits(
+            student, queries, passages, special_ids(tokenizer), limits or Limits(8, 32), budget
+        )
+
+
+def test_first_weights_are_the_chosen_layers(tiny_bert: Path):
+    """Layers 1 and 3 of the base become 0 and 1; embeddings and pooler are copied."""
+    from transformers import BertModel
+
+    base = BertModel.from_pretrained(tiny_bert).state_dict()
+    student, _ = initial_student(tiny_bert, [1, 3], seed=5)
+    weights = student.bert.state_dict()
+    assert student.config.num_hidden_layers == 2
+    compared = 0
+    for name, tensor in weights.items():
+        source = name.replace("encoder.layer.1.", "encoder.layer.3.").replace(
+            "encoder.layer.0.", "encoder.layer.1."
+        )
+        assert torch.equal(tensor, base[source]), name
+        compared += 1
+    assert compared == 5 + 2 * 16 + 2
+
+
+def test_the_new_head_depends_on_the_seed_alone(tiny_bert: Path):
+    """Same seed, same head, whatever the generator's state; another seed, another head."""
+    heads = []
+    for seed in (5, 5, 6):
+        torch.rand(3)
+        heads.append(initial_student(tiny_bert, [0], seed)[0].classifier.weight)
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+
+@pytest.mark.parametrize("layers", [[], [4], [-1]])
+def test_layers_that_are_not_there_are_an_error(tiny_bert: Path, layers):
+    """The message says which layers there are."""
+    with pytest.raises(PipelineError, match="layers 0 to 3"):
+        initial_student(tiny_bert, layers, seed=0)
+
+
+def test_a_folder_without_a_model_is_an_error(tmp_path: Path):
+    """One line, no traceback of transformers."""
+    with pytest.raises(PipelineError, match="cannot be loaded"):
+        initial_student(tmp_path, [0], seed=0)
+
+
+def test_the_fast_forward_pass_is_the_models_own(tiny_bert: Path):
+    """Pairs of several lengths in several batches score as transformers scores them one by one."""
+    student, tokenizer = initial_student(tiny_bert, [0, 2, 3], seed=5)
+    ours = our_logits(student, tokenizer, PAIRS)
+    for (query, passage), logit in zip(PAIRS, ours, strict=True):
+        encoded = tokenizer(query, passage, return_tensors="pt")
+        with torch.inference_mode():
+            theirs = student(**encoded).logits[0, 0]
+        assert float(logit) == pytest.approx(float(theirs), abs=1e-5)
+
+
+def test_only_the_passage_is_cut_and_the_query_is_capped(tiny_bert: Path):
+    """As the tokenizer does with only_second on a query cut to the cap."""
+    student, tokenizer = initial_student(tiny_bert, [0, 1], seed=5)
+    query, passage = "apple pear plum tree leaf", "sea ship wave salt fish moon star sun sky cloud"
+    ours = our_logits(student, tokenizer, [(query, passage)], Limits(query=3, pair=12))
+    encoded = tokenizer(
+        "apple pear plum", passage, truncation="only_second", max_length=12, return_tensors="pt"
+    )
+    with torch.inference_mode():
+        theirs = student(**encoded).logits[0, 0]
+    assert float(ours[0]) == pytest.approx(float(theirs), abs=1e-5)
+
+
+def test_batches_cover_all_pairs_within_the_budget():
+    """Every pair once; padded tokens within the budget unless one pair alone exceeds it."""
+    lengths = np.array([5, 64, 9, 100, 33, 8, 8, 7])
+    cut = list(batches(lengths, 128))
+    assert sorted(np.concatenate(cut).tolist()) == list(range(8))
+    for places in cut:
+        padded = len(places) * (-(-int(lengths[places].max()) // 8) * 8)
+        assert padded <= 128 or len(places) == 1
+
+
+def test_a_saved_student_scores_the_same_everywhere(tiny_bert: Path, tmp_path: Path):
+    """transformers loads the folder and gives our logits up to fp16; files are few and plain."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    student, tokenizer = initial_student(tiny_bert, [0, 2], seed=5)
+    save_student(student, tokenizer, tmp_path / "s", {"interpolate": 0.7}, "# card\n")
+    assert sorted(p.name for p in (tmp_path / "s").iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "pipeline.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    assert json.loads((tmp_path / "s/pipeline.json").read_text()) == {
+        "schema": 1,
+        "interpolate": 0.7,
+    }
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "s", dtype=torch.float32)
+    assert loaded.config.num_labels == 1
+    own = AutoTokenizer.from_pretrained(tmp_path / "s")
+    ours = our_logits(student, tokenizer, PAIRS)
+    again = our_logits(load_student(tmp_path / "s"), own, PAIRS)
+    assert again.tolist() == pytest.approx(ours.tolist(), abs=1e-3)
+    for (query, passage), logit in zip(PAIRS, ours, strict=True):
+        with torch.inference_mode():
+            theirs = loaded(**own(query, passage, return_tensors="pt")).logits[0, 0]
+        assert float(theirs) == pytest.approx(float(logit), abs=1e-3)
+
+
+def test_a_saved_student_is_a_cross_encoder_of_sentence_transformers(
+    tiny_bert: Path, tmp_path: Path
+):
+    """`CrossEncoder(folder).predict` gives raw logits, not squashed ones."""
+    library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is absent")
+    student, tokenizer = initial_student(tiny_bert, [0, 2], seed=5)
+    with torch.no_grad():
+        student.classifier.bias += 3  # beyond what a sigmoid can give
+    save_student(student, tokenizer, tmp_path / "s", {}, "# card\n")
+    model = library.CrossEncoder(str(tmp_path / "s"), device="cpu")
+    theirs = model.predict(PAIRS)
+    assert theirs.tolist() == pytest.approx(
+        our_logits(student, tokenizer, PAIRS).tolist(), abs=1e-2
+    )
+
+
+def test_weights_that_fp16_cannot_hold_are_refused(tiny_bert: Path, tmp_path: Path):
+    """Infinity in the file would poison every score."""
+    student, tokenizer = initial_student(tiny_bert, [0], seed=5)
+    with torch.no_grad():
+        student.classifier.weight[0, 0] = 1e6
+    with pytest.raises(PipelineError, match="not finite in fp16"):
+        save_student(student, tokenizer, tmp_path / "s", {}, "")
+    assert not (tmp_path / "s").exists()

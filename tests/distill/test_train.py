@@ -1,0 +1,324 @@
+"""The loop: it learns, and a killed training ends in the weights of an undisturbed one."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from pipeline import store
+from pipeline.distill.settings import DevSet, DistillConfig, learning_rate
+from pipeline.distill.stage import distill
+from pipeline.errors import PipelineError
+
+STEPS = 60
+
+# Trains in a process of its own, so that it can be killed; prints a line at each checkpoint.
+CHILD = """
+import sys
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from test_train import settings
+from pipeline.distill.stage import distill
+class Printer:
+    def notice(self, text):
+        print(text, flush=True)
+    def advance(self, done, total, unit):
+        pass
+distill(settings(Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])), Printer())
+"""
+
+
+def settings(bert: Path, data: Path, folder: Path, **changes: object) -> DistillConfig:
+    """A training of a second or two, development data and all losses included."""
+    dev = DevSet(
+        "words",
+        run=data / "teacher.run",
+        topics=data / "topics.tsv",
+        collection=data / "collection.tsv",
+        qrels=data / "qrels.txt",
+    )
+    config = DistillConfig(
+        output=folder / "student",
+        topics=data / "topics.tsv",
+        collection=data / "collection.tsv",
+        work=folder / "student.parts",
+        base=bert,
+        teacher_runs=(data / "teacher.run", data / "other.run"),
+        teacher_weights=(0.8, 0.2),
+        qrels=data / "qrels.txt",
+        layers=(0, 2),
+        train_embeddings=True,
+        strata=((1, 2, 1), (3, 6, 2), (7, 12, 1)),
+        topics_per_step=6,
+        workers=2,
+        steps=STEPS,
+        learning_rate=3e-3,
+        warmup=5,
+        kl=1.0,
+        margin_mse=0.1,
+        mse_logits=0.1,
+        lce=0.2,
+        ranknet=0.1,
+        max_query_tokens=4,
+        max_tokens=24,
+        advised_tokens=32,
+        token_budget=256,
+        precision="fp32",
+        evaluate_every=20,
+        checkpoint_every=7,
+        dev=(dev,),
+    )
+    return replace(config, **changes)  # type: ignore[arg-type]
+
+
+class Recorder:
+    """A reporter that remembers."""
+
+    def __init__(self) -> None:
+        self.notices: list[str] = []
+        self.progress: list[tuple[int, int, str]] = []
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
+
+    def advance(self, done: int, total: int, unit: str) -> None:
+        self.progress.append((done, total, unit))
+
+
+def child(bert: Path, data: Path, folder: Path) -> subprocess.Popen[str]:
+    """Start the training in a process of its own."""
+    here = str(Path(__file__).parent)
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, here, str(bert), str(data), str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """Wait for a child to end well; its output."""
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return output
+
+
+def results(folder: Path) -> dict[str, str]:
+    """Digests of what a training leaves."""
+    weights = folder / "student" / "model.safetensors"
+    newest = max((folder / "student.parts" / "checkpoints").iterdir())
+    return {
+        "student": store.digest_file(weights),
+        "model": store.digest_file(newest / "model.safetensors"),
+        "optimiser": store.digest_file(newest / "optimiser.safetensors"),
+        "log": store.digest_file(folder / "student.parts" / "metrics.jsonl"),
+    }
+
+
+def remove_student(folder: Path) -> None:
+    """Take the student away, so that training has to go on."""
+    store.remove(folder / "student")
+    store.remove(folder / "student.json")
+
+
+def test_it_learns_what_the_teacher_knows(tiny_bert: Path, training_data: Path, tmp_path: Path):
+    """The loss falls, and the student ranks passages with the word above those without."""
+    reporter = Recorder()
+    distill(settings(tiny_bert, training_data, tmp_path, steps=200), reporter)
+    log = [
+        json.loads(line)
+        for line in (tmp_path / "student.parts/metrics.jsonl").read_text().splitlines()
+    ]
+    assert log[-1]["loss"] < 0.9 * log[0]["loss"]
+    dev = [row["dev"]["words"] for row in log if "dev" in row]
+    assert dev[-1] > dev[0] + 0.05
+    assert [row["step"] for row in log] == sorted({*range(7, 201, 7), *range(20, 201, 20)})
+    assert any("pairs/s" in line and "left" in line for line in reporter.notices)
+    assert reporter.progress[-1] == (200 * 24, 200 * 24, "pairs")
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_ends_in_the_same_weights(
+    tiny_bert: Path, training_data: Path, tmp_path: Path
+):
+    """SIGKILL a moment after some checkpoint, four times; all that is left equals bit for bit."""
+    finish(child(tiny_bert, training_data, tmp_path / "undisturbed"))
+    rng = random.Random(11)
+    for _ in range(4):
+        process = child(tiny_bert, training_data, tmp_path / "killed")
+        assert process.stdout is not None
+        for _ in range(rng.randint(1, 2)):
+            assert process.stdout.readline()
+        time.sleep(rng.uniform(0, 0.1))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    output = finish(child(tiny_bert, training_data, tmp_path / "killed"))
+    assert "going on after step" in output
+    assert results(tmp_path / "killed") == results(tmp_path / "undisturbed")
+
+
+def test_killed_before_every_kind_of_write_it_ends_in_the_same_weights(
+    tiny_bert: Path, training_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A crash at the n-th atomic write, for n of each kind in turn, then resumed."""
+    distill(settings(tiny_bert, training_data, tmp_path / "undisturbed"))
+    real = store.os.fsync
+    for fatal in (1, 3, 6, 9, 14, 22):
+        count = 0
+
+        def failing(descriptor: int, fatal: int = fatal) -> None:
+            nonlocal count
+            count += 1
+            if count == fatal:
+                raise KeyboardInterrupt
+            real(descriptor)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store.os, "fsync", failing)
+            with pytest.raises(KeyboardInterrupt):
+                distill(settings(tiny_bert, training_data, tmp_path / "crashed"))
+    distill(settings(tiny_bert, training_data, tmp_path / "crashed"))
+    assert results(tmp_path / "crashed") == results(tmp_path / "undisturbed")
+
+
+def test_a_fresh_student_is_left_alone(tiny_bert: Path, training_data: Path, tmp_path: Path):
+    """A second call trains no step; force trains again and gets the same weights."""
+    config = settings(tiny_bert, training_data, tmp_path)
+    assert distill(config).computed
+    before = results(tmp_path)
+    reporter = Recorder()
+    assert not distill(config, reporter).computed
+    assert reporter.progress == []
+    assert distill(config, force=True).computed
+    assert results(tmp_path) == before
+
+
+def test_a_training_goes_on_where_it_was(
+    tiny_bert: Path, training_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Interrupted at step 25, the second run says so and does the steps after checkpoint 21."""
+    config = settings(tiny_bert, training_data, tmp_path)
+
+    class Interrupting(Recorder):
+        def advance(self, done: int, total: int, unit: str) -> None:
+            if done == 25 * 24:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distill(config, Interrupting())
+    assert not (tmp_path / "student").exists()
+    reporter = Recorder()
+    distill(config, reporter)
+    assert any("going on after step 21 of 60" in line for line in reporter.notices)
+    assert reporter.progress[0][0] == 22 * 24
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"learning_rate": 1e-3}, "learning_rate was 0.003 and is 0.001"),
+        ({"steps": 80}, "steps was 60 and is 80"),
+        ({"teacher_weights": (0.5, 0.5)}, "teacher_weights"),
+    ],
+)
+def test_a_checkpoint_of_another_recipe_is_refused(
+    tiny_bert: Path, training_data: Path, tmp_path: Path, changes, named
+):
+    """The message names what differs; nothing is overwritten."""
+    distill(settings(tiny_bert, training_data, tmp_path))
+    before = results(tmp_path)
+    with pytest.raises(PipelineError, match=named):
+        distill(settings(tiny_bert, training_data, tmp_path, **changes))
+    assert results(tmp_path) == before
+    assert distill(settings(tiny_bert, training_data, tmp_path, **changes), force=True).computed
+
+
+def test_an_edited_teacher_run_is_another_recipe(
+    tiny_bert: Path, training_data: Path, tmp_path: Path
+):
+    """Inputs count by content, not by name."""
+    run = tmp_path / "teacher.run"
+    run.write_bytes((training_data / "teacher.run").read_bytes())
+    config = settings(tiny_bert, training_data, tmp_path, teacher_runs=(run,), teacher_weights=())
+    distill(config)
+    lines = run.read_text().splitlines(keepends=True)
+    lines[0] = lines[0].replace(lines[0].split()[4], "77.0")
+    run.write_text("".join(lines))
+    with pytest.raises(PipelineError, match="teacher 1 was"):
+        distill(config)
+
+
+def test_a_damaged_checkpoint_is_named(tiny_bert: Path, training_data: Path, tmp_path: Path):
+    """Torn weights are an error with a path, not a traceback."""
+    config = settings(tiny_bert, training_data, tmp_path)
+    distill(config)
+    remove_student(tmp_path)
+    newest = max((tmp_path / "student.parts" / "checkpoints").iterdir())
+    weights = newest / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(PipelineError, match="damaged checkpoint"):
+        distill(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teacher_runs": ()}, "no teacher run"),
+        ({"teacher_weights": (1.0,)}, "2 teacher_runs and 1 teacher_weights"),
+        ({"kl": 0.0, "margin_mse": 0, "mse_logits": 0, "lce": 0, "ranknet": 0}, "every loss off"),
+        ({"qrels": None}, "lce needs qrels"),
+        ({"strata": ((3, 1, 1),)}, "strata"),
+        ({"strata": ((1, 3, 1),)}, "groups of one"),
+        ({"steps": 0}, "steps = 0"),
+        ({"workers": 0}, "workers = 0"),
+        ({"max_query_tokens": 30}, "max_tokens = 24, max_query_tokens = 30"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_any_work(
+    tiny_bert: Path, training_data: Path, tmp_path: Path, changes, message
+):
+    """One line says which setting; no folder appears."""
+    with pytest.raises(PipelineError, match=message):
+        distill(settings(tiny_bert, training_data, tmp_path, **changes))
+    assert not any(p.is_dir() for p in tmp_path.iterdir())
+
+
+def test_frozen_embeddings_stay_and_the_rest_moves(
+    tiny_bert: Path, training_data: Path, tmp_path: Path
+):
+    """train_embeddings = false keeps the word embeddings of the base, bit for bit in fp16."""
+    from safetensors.torch import load_file
+
+    distill(settings(tiny_bert, training_data, tmp_path, train_embeddings=False))
+    base = load_file(tiny_bert / "model.safetensors")
+    student = load_file(tmp_path / "student" / "model.safetensors")
+    name = "embeddings.word_embeddings.weight"
+    assert (student[f"bert.{name}"] == base[name].half()).all()
+    moved = "encoder.layer.0.attention.self.query.weight"
+    assert not (student[f"bert.{moved}"] == base[moved].half()).all()
+
+
+def test_the_schedule_has_three_cases(tiny_bert: Path, training_data: Path, tmp_path: Path):
+    """Up to the full rate in the warm-up, down to the floor at the end, and the floor after it."""
+    config = settings(
+        tiny_bert, training_data, tmp_path,
+        learning_rate=1.0, warmup=10, steps=200, decay_steps=110, floor=0.1,
+    )  # fmt: skip
+    rates = [learning_rate(step, config) for step in range(200)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == rates[10] == pytest.approx(1.0)
+    assert rates[60] == pytest.approx(0.1 + 0.9 * 0.5)
+    assert all(a > b for a, b in pairwise(rates[10:111]))
+    assert rates[110:] == pytest.approx([0.1] * 90)
