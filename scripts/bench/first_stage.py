@@ -1,0 +1,136 @@
+"""How fast BM25 searches, beside Anserini's SimpleSearcher, the class behind Pyserini's LuceneSearcher.
+
+usage: PIPELINE_COLLECTIONS=FOLDER python scripts/bench/first_stage.py [REPEATS] [COLLECTION] [TOPICS]
+
+Both run in one process over one index, in turn, topics to hits in Python (docid and score of each),
+1000 hits a topic. SimpleSearcher is called as Pyserini calls it: `search` topic by topic, its
+default, and `batch_search` with threads, its fastest documented way. Our stage is shown as well: it
+also writes the run, in parts. In the end all hits are compared: the same documents in the same
+order, and scores equal but for SimpleSearcher's rounding to four decimals.
+"""
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import batched
+from pathlib import Path
+
+from pipeline import java, machine
+from pipeline.bm25 import BM25, Searcher
+from pipeline.index import IndexSettings, index
+from pipeline.lucene import Index, in_threads
+from pipeline.retrieve import CALL_TOPICS, RetrieveSettings, retrieve
+from pipeline.topics import Topics, read_topics
+
+HITS = 1000
+Hits = dict[str, list[tuple[str, float]]]
+
+
+class Contest:
+    """The searchers over one index, each turning topics into hits."""
+
+    def __init__(self, work: Path, corpus: Path, topics: Topics) -> None:
+        self.topics = topics
+        self.threads = machine.cpus()
+        self._work = work
+        index(IndexSettings(corpus, work / "index"))
+        self._searcher = Searcher(Index(work / "index"), BM25(hits=HITS))
+        self._anserini = java.java_class("io.anserini.search.SimpleSearcher")(str(work / "index"))
+        self._anserini.set_bm25(0.9, 0.4)
+
+    def ours(self, threads: int) -> Hits:
+        """Search in this process, without a file."""
+        groups = list(batched(self.topics.items(), CALL_TOPICS))
+        found = in_threads(
+            lambda group: self._searcher.search([text for _, text in group]), groups, threads
+        )
+        hits: Hits = {}
+        for group, rankings in zip(groups, found, strict=True):
+            for (qid, _), docs in zip(group, rankings, strict=True):
+                hits[qid] = [(doc.docid, doc.score) for doc in docs]
+        return hits
+
+    def stage(self, threads: int) -> None:
+        """Search and write the run, as `pipeline retrieve` does."""
+        topics = self._work / "topics.tsv"
+        topics.write_text("".join(f"{qid}\t{text}\n" for qid, text in self.topics.items()))
+        output = self._work / "bm25.run"
+        settings = RetrieveSettings(topics, self._work / "index", output, threads=threads)
+        retrieve(RetrieveSettings(**{**vars(settings), "force": True}))
+
+    def search(self) -> Hits:
+        """Pyserini's default: `LuceneSearcher.search`, one topic after the other."""
+        return {
+            qid: [(hit.docid, hit.score) for hit in self._anserini.search(java.java_text(text), HITS)]
+            for qid, text in self.topics.items()
+        }
+
+    def batch_search(self, threads: int) -> Hits:
+        """Pyserini's fastest: `LuceneSearcher.batch_search`."""
+        texts, qids = (java.java_class("java.util.ArrayList")() for _ in range(2))
+        for qid, text in self.topics.items():
+            texts.add(java.java_text(text))
+            qids.add(java.java_text(qid))
+        found = self._anserini.batch_search(texts, qids, HITS, threads)
+        return {
+            entry.getKey(): [(hit.docid, hit.score) for hit in entry.getValue()]
+            for entry in found.entrySet().toArray()
+        }
+
+
+def compare(ours: Hits, theirs: Hits) -> tuple[int, float]:
+    """Count topics with the same documents in the same order; the largest difference of scores."""
+    same, worst = 0, 0.0
+    for qid, hits in ours.items():
+        other = theirs.get(qid, [])
+        same += [docid for docid, _ in hits] == [docid for docid, _ in other]
+        worst = max([worst, *(abs(a[1] - b[1]) for a, b in zip(hits, other, strict=False))])
+    return same, worst
+
+
+def main() -> int:
+    """Print the table; 1 if an order differs."""
+    repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    name = sys.argv[2] if len(sys.argv) > 2 else "nfcorpus"
+    most = int(sys.argv[3]) if len(sys.argv) > 3 else 300
+    folder = Path(os.environ["PIPELINE_COLLECTIONS"]) / name
+    topics = read_topics(sorted(folder.glob("topics.*.tsv"))[0])
+    topics = dict(list(topics.items())[:most])
+    with tempfile.TemporaryDirectory(prefix="bench-first-stage-") as place:
+        contest = Contest(Path(place), folder / "corpus.jsonl.gz", topics)
+        many = contest.threads
+        runs: dict[str, Callable[[], Hits | None]] = {
+            "SimpleSearcher.search": contest.search,
+            f"SimpleSearcher.batch_search, {many} threads": lambda: contest.batch_search(many),
+            "ours, 1 thread": lambda: contest.ours(1),
+            f"ours, {many} threads": lambda: contest.ours(many),
+            f"ours, {many} threads, run written": lambda: contest.stage(many),
+        }
+        taken: dict[str, list[float]] = {label: [] for label in runs}
+        hits: dict[str, Hits | None] = {}
+        for repeat in range(repeats + 1):  # the first warms Java up, and is not counted
+            for label, run in runs.items():
+                started = time.perf_counter()
+                hits[label] = run()
+                if repeat:
+                    taken[label].append(time.perf_counter() - started)
+    print(f"{name}: {len(topics)} topics, {HITS} hits, {repeats} repeats after one to warm up")
+    medians = {label: statistics.median(times) for label, times in taken.items()}
+    for label, times in taken.items():
+        each = " ".join(f"{1000 * t / len(topics):.2f}" for t in times)
+        rate = len(topics) / medians[label]
+        print(f"{label:40} {rate:6,.0f} topics/s   all (ms a topic): {each}")
+    labels = list(runs)
+    print(f"ratio, 1 thread: {medians[labels[0]] / medians[labels[2]]:.1f} times as fast")
+    print(f"ratio, {many} threads: {medians[labels[1]] / medians[labels[3]]:.1f} times as fast")
+    same, worst = compare(hits[labels[3]] or {}, hits[labels[1]] or {})
+    print(f"same documents in the same order: {same} of {len(topics)} topics")
+    print(f"largest difference of scores: {worst:.6f} (theirs are rounded to 0.0001)")
+    return int(same < len(topics))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
