@@ -17,6 +17,7 @@ import re
 import secrets
 import shutil
 import sys
+import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, cast
@@ -118,6 +119,22 @@ def _json_bytes(text: str) -> bytes:
     # Names of files need not be UTF-8: Python holds such bytes as lone surrogates, and escaping
     # them with a backslash is what JSON does as well.
     return text.encode("utf-8", "backslashreplace")
+
+
+@contextmanager
+def scratch_file(beside: Path | str) -> Iterator[BinaryIO]:
+    """Give a file without a name, for what memory should not hold; it dies with its process.
+
+    It takes its space on the disk of `beside`, or among the system's temporary files where that is
+    a stream.
+    """
+    folder = None
+    if str(beside) != STREAM:
+        folder = Path(beside).absolute().parent
+        while not folder.is_dir() and folder != folder.parent:
+            folder = folder.parent
+    with _storage_errors(Path(beside)), tempfile.TemporaryFile(dir=folder) as scratch:
+        yield cast("BinaryIO", scratch)
 
 
 def remove(path: Path) -> None:

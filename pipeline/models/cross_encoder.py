@@ -108,6 +108,15 @@ class CrossEncoder:
         """The numeric signature, with the way the forward pass is computed."""
         return {**self.engine.signature(), "forward": self._forward.kind}
 
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """Tokens of a query and of a pair, and which of two logits is the positive one."""
+        return {
+            "max_query_tokens": self._query_limit,
+            "max_tokens": self._limit,
+            "positive": self._positive,
+        }
+
     def score(self, query: str, passages: Sequence[str]) -> Scored:
         """Score the passages of one topic; batches depend on nothing but this call's texts."""
         if not passages:

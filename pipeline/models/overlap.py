@@ -26,6 +26,11 @@ class Overlap:
         """Plain counting has no last bits."""
         return {"backend": "overlap"}
 
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """Everything is read."""
+        return {}
+
     def score(self, query: str, passages: Sequence[str]) -> Scored:
         """Score by the number of shared words, less a little for every word."""
         import numpy as np

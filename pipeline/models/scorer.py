@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from pipeline.parts import Parts
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -54,5 +56,23 @@ class Scorer(Protocol):
     def signature(self) -> Mapping[str, Any]:
         """The numeric signature: equal ones give equal bytes."""
 
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """How much of a query and a passage is read, and what else was settled about the input."""
+
     def score(self, query: str, passages: Sequence[str]) -> Scored:
         """Score passages; equal passages of one call may get scores that differ in the last bit."""
+
+
+@runtime_checkable
+class Foreseeing(Scorer, Protocol):
+    """A model that gains from knowing all passages before the first topic is scored."""
+
+    def keep_vectors(self, parts: Parts) -> None:
+        """Keep what is computed for passages in a folder, and use what lies there already."""
+
+    def foresee(self, passages: Sequence[str]) -> None:
+        """Take passages that will be scored."""
+
+    def settle(self) -> None:
+        """Finish with the passages that were foreseen."""

@@ -104,6 +104,15 @@ class TwinEncoder:
         """The numeric signature, with the way the forward pass is computed."""
         return {**self.engine.signature(), "forward": f"rows of {WIDTHS}"}
 
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """Tokens of a query and of a passage."""
+        around = sum(map(len, self._tokenizer.around))
+        return {
+            "max_query_tokens": self._query_limit + around,
+            "max_tokens": self._passage_limit + around,
+        }
+
     # ------------------------------------------------------------ scoring
 
     def score(self, query: str, passages: Sequence[str]) -> Scored:

@@ -1,0 +1,230 @@
+"""Stage: candidates, texts and a model -> a run, in parts that survive a kill.
+
+The unit of work is one topic: its candidates down to the depth are scored together, in batches that
+depend on nothing else. Finished parts hold a few topics each, named by everything that determines
+their bytes: settings, model, numeric signature, and their own queries, candidates and texts.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path  # noqa: TC003 - settings are filled by their types at run time
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline import collection, lucene, passages
+from pipeline.errors import PipelineError
+from pipeline.models.reranker import advised_weight, load_scorer, model_digest
+from pipeline.models.scorer import Device, Limits, Precision, Wishes
+from pipeline.parts import joined
+from pipeline.report import SILENT, Reporter
+from pipeline.reranking import VERSION, Inputs, Work, read_candidates
+from pipeline.rescore import How
+from pipeline.stage import Outcome, Recipe, producing
+from pipeline.store import atomic_file, digest_file, digest_json, need_path
+from pipeline.textfile import STREAM
+from pipeline.topics import Topics, read_topics
+from pipeline.trec import check_tag
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pipeline.candidates import Candidates
+    from pipeline.models.scorer import Scorer
+
+MOST = 1 << 31
+
+
+@dataclass(frozen=True)
+class RerankSettings:
+    """What to rerank, with which model, and how."""
+
+    run: Path  # candidates: any TREC run; `-`: standard input
+    topics: Path  # `-`: standard input
+    model: str  # a shipped name, a folder or a Hugging Face id
+    output: Path  # `-`: standard output, topic after topic, without sidecar
+    index: Path | None = None  # where texts are: an index,
+    collection: Path | None = None  # or a collection
+    field: str = "title"  # of TREC topic files
+    depth: int = 1000  # candidates of a topic that are scored
+    tail: Literal["keep", "drop"] = "keep"  # what becomes of those below
+    interpolate: float | None = None  # weight of the model beside the first stage; None: see folder
+    aggregation: passages.Aggregation = (
+        "none"  # none: a document is one passage, cut where it is too long
+    )
+    window: int = passages.SIZE  # words
+    stride: int = passages.STRIDE
+    windows: int = passages.LIMIT  # of one document, at most
+    top: int = passages.TOP  # windows whose mean `topk` takes
+    max_query_tokens: int | None = None  # these three: None takes what the model's folder advises
+    max_tokens: int | None = None
+    positive: int | None = None
+    device: Device = "auto"
+    precision: Precision = "auto"
+    threads: int = 0  # 0: one for each processor
+    token_budget: int = 0  # padded tokens of one forward pass; 0: what suits the device
+    tag: str = "rerank"
+    force: bool = False
+
+
+def recipe(
+    settings: RerankSettings, topics: Topics | None = None, candidates: Candidates | None = None
+) -> Recipe:
+    """Name all that determines the run.
+
+    Device, threads and token budget are not part of it: they decide last bits, not the run.
+
+    Args:
+        topics, candidates: what was read already, from streams that cannot be read twice.
+
+    Raises:
+        PipelineError: no usable topics, run, index, collection or model, or a setting out of range.
+    """
+    _check(settings)
+    if topics is None:
+        topics = read_topics(settings.topics, settings.field)
+    inputs = {
+        "run": digest_file(settings.run) if candidates is None else candidates.digest,
+        "topics": digest_json(list(topics.items())),
+        "model": model_digest(settings.model),
+    }
+    if settings.index is not None:
+        inputs["index"] = lucene.index_digest(settings.index)
+    else:
+        inputs["collection"] = collection.digest(str(settings.collection))
+    values = {"depth": settings.depth, "tail": settings.tail, "tag": settings.tag}
+    return Recipe("rerank", VERSION, values | _scoring(settings), inputs)
+
+
+def rerank(settings: RerankSettings, reporter: Reporter = SILENT) -> Outcome:
+    """Rerank unless the run is fresh; pairs of finished parts are not scored again.
+
+    Counts in the outcome: `topics` and `pairs` of the run; `queries_cut`,
+    `passages_cut` and `empty_passages`; `without_candidates`, the ids of topics that the run lacks.
+    Details: `pairs_scored` and `pairs_reused` by this execution, the numeric `signature`, and
+    `lowered_budgets`, the token budget of topics that ran out of memory.
+
+    Raises:
+        PipelineError: as `recipe` does; an unknown topic or document; a score that is not finite.
+    """
+    _check(settings)
+    inputs = Inputs(
+        settings.run,
+        settings.index,
+        settings.collection,
+        settings.output,
+        model_digest(settings.model),
+    )
+
+    def load(begun: Mapping[str, Any] | None) -> Scorer:
+        wishes = Wishes(
+            settings.device, settings.precision, settings.threads, settings.token_budget
+        )
+        limits = Limits(settings.max_query_tokens, settings.max_tokens, settings.positive)
+        return load_scorer(settings.model, wishes, limits, begun)
+
+    topics: Topics | None = None
+    candidates: Candidates | None = None
+    with ExitStack() as stack:
+        # Streams cannot be read twice, and nothing may be written to one that would be taken back.
+        streams = _is_stream(settings.run) or _is_stream(settings.output)
+        if streams or _is_stream(settings.topics):
+            topics = read_topics(settings.topics, settings.field)
+        if streams and topics is not None:
+            candidates = read_candidates(inputs, topics, stack)
+        if _is_stream(settings.output) and topics is not None:
+            work = Work(inputs, topics, candidates, _how(settings), load, stack, reporter)
+            return _to_stream(work)
+        with producing(
+            settings.output,
+            lambda: recipe(settings, topics, candidates),
+            force=settings.force,
+            reporter=reporter,
+        ) as job:
+            if job.fresh:
+                return job.outcome
+            known = topics or read_topics(settings.topics, settings.field)
+            how = _how(settings)
+            work = Work(inputs, known, candidates, how, load, stack, reporter, job.parts)
+            blocks = work.blocks(work.finish_parts(job.parts))
+            with job.commit(work.counts(), work.details()), atomic_file(settings.output) as out:
+                for lines in joined(blocks):
+                    out.write(lines)
+            return job.outcome
+
+
+def _to_stream(work: Work) -> Outcome:
+    """Write whole topics to standard output, in the order of the run, as they are scored."""
+    with atomic_file(STREAM) as out:
+        for qid in work.candidates.qids:
+            out.write(work.lines(work.task(qid)))
+            out.flush()
+    return Outcome(STREAM, computed=True, counts=work.counts(), details=work.details())
+
+
+# ---------------------------------------------------------------- settings
+
+
+def _how(settings: RerankSettings) -> How:
+    weight = settings.interpolate
+    return How(
+        settings.depth,
+        settings.tail == "keep",
+        advised_weight(settings.model) if weight is None else weight,
+        settings.aggregation,
+        settings.window,
+        settings.stride,
+        settings.windows,
+        settings.top,
+        settings.tag,
+    )
+
+
+def _scoring(settings: RerankSettings) -> dict[str, Any]:
+    """The settings that determine scores; those of an aggregation only where there is one."""
+    how = _how(settings)
+    values: dict[str, Any] = {"interpolate": how.weight, "precision": settings.precision}
+    for name in ("max_query_tokens", "max_tokens", "positive"):
+        if getattr(settings, name) is not None:
+            values[name] = getattr(settings, name)
+    if how.aggregation != "none":
+        names = ("aggregation", "window", "stride", "windows", "top")
+        values |= {name: getattr(settings, name) for name in names}
+    return values
+
+
+def _is_stream(path: Path) -> bool:
+    return str(path) == STREAM
+
+
+def _check(settings: RerankSettings) -> None:
+    check_tag(settings.tag)
+    if (settings.index is None) == (settings.collection is None):
+        raise PipelineError(
+            "texts come from an index or from a collection, and "
+            + ("neither is" if settings.index is None else "both are")
+            + " named",
+            "name one: --index DIR or --collection PATH",
+        )
+    if _is_stream(settings.run) and _is_stream(settings.topics):
+        raise PipelineError(
+            "run and topics cannot both come from standard input", "name a file for one of them"
+        )
+    weight = settings.interpolate
+    ranges: tuple[tuple[str, float | None, float, float], ...] = (
+        ("depth", settings.depth, 1, MOST),
+        ("interpolate", weight, 0, 1),
+        ("window", settings.window, 1, MOST),
+        ("stride", settings.stride, 1, settings.window),
+        ("windows", settings.windows, 1, MOST),
+        ("top", settings.top, 1, MOST),
+        ("max-query-tokens", settings.max_query_tokens, 1, MOST),
+        ("max-tokens", settings.max_tokens, 1, MOST),
+        ("positive", settings.positive, 0, 1),
+    )
+    for name, value, low, high in ranges:
+        if value is not None and not low <= value <= high:
+            bound = f"from {low:g} to {high:g}" if high < MOST else f"{low:g} or more"
+            raise PipelineError(f"--{name} {value} is out of range", f"choose a number {bound}")
+    for path, what in ((settings.run, "run"), (settings.topics, "file of topics")):
+        need_path(path, what)

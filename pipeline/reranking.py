@@ -1,0 +1,282 @@
+"""The work of the rerank stage: look ahead, make the parts that are missing, join them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline import lucene
+from pipeline.errors import PipelineError, shown
+from pipeline.parts import Parts, joined, topic_blocks
+from pipeline.rescore import Facts, How, Task, part_key, rescore, task
+from pipeline.store import need_free, scratch_file
+from pipeline.trec import read_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import ExitStack
+    from pathlib import Path
+
+    from pipeline.candidates import Candidates, Texts
+    from pipeline.models.scorer import Scorer
+    from pipeline.parts import Block
+    from pipeline.report import Reporter
+    from pipeline.topics import Topics
+
+VERSION = 1  # of what a run is made of; a new one makes runs and parts stale
+PARTS = 4096  # a part of 7,000 topics has two of them, one of 500,000 has 122
+SAMPLE = 200  # topics whose first and last candidates are looked up before anything is scored
+LINE = 48  # bytes of a run line, for the estimate of what the disk must hold
+SHOWN_TOPICS = 10
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where candidates and texts come from, where the run goes, and which model makes it."""
+
+    run: Path
+    index: Path | None
+    collection: Path | None
+    output: Path
+    model: str  # its digest
+
+
+def read_candidates(inputs: Inputs, topics: Topics, stack: ExitStack) -> Candidates:
+    """Read the run into a scratch file that `stack` closes.
+
+    Raises:
+        PipelineError: it is no run, or has a topic that is not among `topics`.
+    """
+    from pipeline.candidates import Candidates
+
+    scratch = stack.enter_context(scratch_file(inputs.output))
+    return Candidates(inputs.run, topics, scratch)
+
+
+class Work:
+    """A stage at work: what it reads, its model, and what it has done."""
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        topics: Topics,
+        candidates: Candidates | None,
+        how: How,
+        load: Callable[[Mapping[str, Any] | None], Scorer],
+        stack: ExitStack,
+        reporter: Reporter,
+        parts: Parts | None = None,
+    ) -> None:
+        """Open everything, and fail now over what would stop the work hours later.
+
+        Args:
+            candidates: what was read already from a stream.
+            load: loads the model, given the numeric signature of a begun stage.
+            stack: closes what is opened here.
+            parts: where finished parts are; without it nothing is kept.
+
+        Raises:
+            PipelineError: an unknown topic or document, no space, or a model that does not load.
+        """
+        self._inputs, self._topics, self._parts = inputs, topics, parts
+        self._reporter = reporter
+        self._how = how
+        self._where = inputs.index or inputs.collection
+        index = None
+        if inputs.index is not None:
+            index = stack.enter_context(lucene.Index(inputs.index))
+        if candidates is None:
+            self._check_head(index)
+        self._note = f"signature-{inputs.model[:16]}"
+        begun = parts.note(self._note) if parts is not None else None
+        self._scorer = load(begun)
+        self.candidates = candidates or read_candidates(inputs, topics, stack)
+        self._texts: Texts = index or self._spool(stack)
+        self._check_sample()
+        self._check_disk()
+        self._sign(begun)
+        self._facts = Facts()
+        self._scored_pairs = self._reused_pairs = 0
+        self._all_pairs = sum(self._pairs(qid) for qid in self.candidates.qids)
+
+    # ------------------------------------------------------------ before the work
+
+    def _check_head(self, index: lucene.Index | None) -> None:
+        """Look at the first topic of the run before the whole of it is read."""
+        from pipeline.candidates import need_topic
+
+        first = next(read_run(self._inputs.run))
+        need_topic(self._inputs.run, first.qid, self._topics)
+        if index is not None:
+            head = first._replace(docs=first.docs[:10])
+            task(head, "", self._how, index, self._where)
+
+    def _spool(self, stack: ExitStack) -> Texts:
+        from pipeline.candidates import Spool
+
+        scratch = stack.enter_context(scratch_file(self._inputs.output))
+        wanted = (
+            doc.docid
+            for qid in self.candidates.qids
+            for doc in self.candidates.ranking(qid).docs[: self._how.depth]
+        )
+        spool = Spool(str(self._inputs.collection), wanted, scratch)
+        if not spool.complete:
+            for qid in self.candidates.qids:
+                task(self.candidates.ranking(qid), "", self._how, spool, self._where)
+        return spool
+
+    def _check_sample(self) -> None:
+        """Look up the first and the last candidate of topics spread over the run."""
+        qids = self.candidates.qids
+        for qid in qids[:: max(1, len(qids) // SAMPLE)]:
+            ranking = self.candidates.ranking(qid)
+            scored = ranking.docs[: self._how.depth]
+            ends = ranking._replace(docs=(scored[0], scored[-1]))
+            task(ends, "", self._how, self._texts, self._where)
+
+    def _check_disk(self) -> None:
+        if self._parts is not None:
+            lines = sum(map(self.candidates.count, self.candidates.qids))
+            # Once in the parts, once in the run.
+            need_free(self._inputs.output, 2 * (self.candidates.bytes + LINE * lines))
+
+    def _sign(self, begun: Mapping[str, Any] | None) -> None:
+        """Fix the numeric signature for this and for later executions."""
+        self._signature = dict(self._scorer.signature)
+        if self._parts is None or begun == self._signature:
+            return
+        if begun is not None:
+            names = [name for name in self._signature if self._signature[name] != begun.get(name)]
+            self._reporter.notice(
+                f"{', '.join(names)} changed since this output was begun: parts that were finished "
+                "then may differ in their last bits, and are made again"
+            )
+        self._parts.keep_note(self._note, self._signature)
+
+    # ------------------------------------------------------------ the work
+
+    def task(self, qid: str) -> Task:
+        """Read what is scored for one topic."""
+        ranking = self.candidates.ranking(qid)
+        return task(ranking, self._topics[qid], self._how, self._texts, self._where)
+
+    def lines(self, topic: Task) -> bytes:
+        """Score one topic."""
+        lines, facts = rescore(topic, self._scorer, self._how)
+        self._facts.add(facts)
+        self._scored_pairs += len(topic.scored)
+        self._advance()
+        for qid, budget in facts.lowered_budgets.items():
+            self._reporter.notice(
+                f"topic {shown(qid)}: out of memory; a token budget of {budget} was enough"
+            )
+        return lines
+
+    def finish_parts(self, parts: Parts) -> list[Path]:
+        """Make the parts that are missing; return all."""
+        groups = self.candidates.groups(PARTS)
+        self._foresee(groups, parts)
+        return [self._part(group, parts) for group in groups]
+
+    def _part(self, group: Sequence[str], parts: Parts) -> Path:
+        tasks = [self.task(qid) for qid in group]
+        key = part_key(tasks, self._how, self._made_by())
+        found = parts.find(key)
+        if found is not None:
+            self._facts.add(Facts.read(parts.note(_facts_name(key))))
+            self._reused_pairs += sum(len(topic.scored) for topic in tasks)
+            self._advance()
+            return found
+        before, self._facts = self._facts, Facts()
+        data = b"".join(map(self.lines, tasks))
+        if self._facts.record():
+            parts.keep_note(_facts_name(key), self._facts.record())
+        before.add(self._facts)
+        self._facts = before
+        return parts.save(key, data)
+
+    def _foresee(self, groups: Sequence[Sequence[str]], parts: Parts) -> None:
+        """Let a two-tower model encode each passage once, however many topics it belongs to."""
+        from pipeline.models.scorer import Foreseeing
+
+        if not isinstance(self._scorer, Foreseeing):
+            return
+        self._scorer.keep_vectors(Parts(parts.folder / "vectors", self._reporter))
+        for done, group in enumerate(groups):
+            tasks = [self.task(qid) for qid in group]
+            if parts.find(part_key(tasks, self._how, self._made_by())) is None:
+                for topic in tasks:
+                    self._scorer.foresee([one for some in topic.windows(self._how) for one in some])
+            self._reporter.advance(done, len(groups), "parts foreseen")
+        self._scorer.settle()
+
+    def _made_by(self) -> Mapping[str, Any]:
+        return {
+            "version": VERSION,
+            "model": self._scorer.digest,
+            "limits": dict(self._scorer.limits),
+            "signature": self._signature,
+        }
+
+    def _pairs(self, qid: str) -> int:
+        return min(self.candidates.count(qid), self._how.depth)
+
+    def _advance(self) -> None:
+        self._reporter.advance(self._scored_pairs + self._reused_pairs, self._all_pairs, "pairs")
+
+    # ------------------------------------------------------------ after the work
+
+    def blocks(self, parts: Sequence[Path]) -> Iterator[Block]:
+        """Put the topics of all parts into the order of the run, each with all its documents.
+
+        Raises:
+            PipelineError: a part does not hold what it should.
+        """
+        found = {qid: block for part in parts for qid, block in topic_blocks(part).items()}
+        for qid in self.candidates.qids:
+            ranking = self.candidates.ranking(qid)
+            docs = ranking.docs if self._how.keep_tail else ranking.docs[: self._how.depth]
+            lines = b"".join(joined([found[qid]])) if qid in found else b""
+            docids = {line.split(b" ", 3)[2].decode() for line in lines.splitlines()}
+            if docids != {doc.docid for doc in docs}:
+                raise PipelineError(
+                    f"topic {shown(qid)}: its part does not hold the documents it should",
+                    "this is a mistake of the program; --force makes everything again",
+                )
+            yield found[qid]
+
+    def counts(self) -> dict[str, Any]:
+        """Facts about the run."""
+        without = [qid for qid in self._topics if qid not in self.candidates]
+        if without:
+            names = ", ".join(without[:SHOWN_TOPICS]) + ", ..." * (len(without) > SHOWN_TOPICS)
+            self._reporter.notice(
+                f"{len(without):,} topics without candidates are not in the run: {names}"
+            )
+        for text in self._facts.notices():
+            self._reporter.notice(text)
+        facts = self._facts
+        return {
+            "topics": len(self.candidates.qids),
+            "pairs": self._all_pairs,
+            "queries_cut": facts.queries_cut,
+            "passages_cut": facts.passages_cut,
+            "empty_passages": facts.empty_passages,
+            "without_candidates": without,
+        }
+
+    def details(self) -> dict[str, Any]:
+        """Facts about this execution."""
+        return {
+            "pairs_scored": self._scored_pairs,
+            "pairs_reused": self._reused_pairs,
+            "weight": self._how.weight,
+            "limits": dict(self._scorer.limits),
+            "signature": self._signature,
+            "lowered_budgets": self._facts.lowered_budgets,
+        }
+
+
+def _facts_name(key: str) -> str:
+    return f"{key[:32]}-facts"
