@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from pipeline import __version__, telemetry
-from pipeline.cli import demo, experiments, stages
+from pipeline.cli import demo, experiments, rerank, stages
 from pipeline.errors import Interrupted, PipelineError, one_line
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 stages.register(app)
+rerank.register(app)
 experiments.register(app)
 demo.register(app)
 

@@ -1,4 +1,4 @@
-"""Commands that take files: index, retrieve, rerank, evaluate."""
+"""Commands that take files: index, retrieve, evaluate; and what such commands share."""
 
 from __future__ import annotations
 
@@ -72,12 +72,14 @@ def index(
         collection=Path(collection),
         output=output,
         language=language,
-        stemmer=_one_of("--stemmer", stemmer, ("porter", "krovetz", "none")),  # type: ignore[arg-type]
+        stemmer=one_of("--stemmer", stemmer, ("porter", "krovetz", "none")),  # type: ignore[arg-type]
         stopwords=stopwords if stopwords in ("default", "keep") else Path(stopwords),  # type: ignore[arg-type]
         threads=threads,
         force=force,
     )
-    _run("index", lambda reporter: stage.index(settings, reporter), quiet=quiet, as_json=as_json)
+    run_stage(
+        "index", lambda reporter: stage.index(settings, reporter), quiet=quiet, as_json=as_json
+    )
 
 
 def retrieve(
@@ -110,7 +112,7 @@ def retrieve(
     if rm3 and rocchio:
         raise PipelineError("--rm3 and --rocchio together", "choose one")
     if stemmer is not None:
-        _one_of("--stemmer", stemmer, ("porter", "krovetz", "none"))
+        one_of("--stemmer", stemmer, ("porter", "krovetz", "none"))
     settings = RetrieveSettings(
         topics=topics,
         index=index,
@@ -126,8 +128,8 @@ def retrieve(
         threads=threads,
         force=force,
     )
-    _check_json(output, as_json)
-    _run(
+    check_json(output, as_json)
+    run_stage(
         "retrieve",
         lambda reporter: stage.retrieve(settings, reporter),
         quiet=quiet,
@@ -174,7 +176,10 @@ def evaluate(
         print(plain_table(header, rows))
 
 
-def _run(name: str, work: Callable[[Reporter], Outcome], *, quiet: bool, as_json: bool) -> None:
+def run_stage(
+    name: str, work: Callable[[Reporter], Outcome], *, quiet: bool, as_json: bool
+) -> None:
+    """Run one stage with its progress, and say what it did."""
     with reporting(name, quiet=quiet) as console:
         outcome = work(console)
         console.done(outcome)
@@ -182,12 +187,14 @@ def _run(name: str, work: Callable[[Reporter], Outcome], *, quiet: bool, as_json
         print_json(outcome_record(outcome))
 
 
-def _one_of(option: str, value: str, known: tuple[str, ...]) -> str:
+def one_of(option: str, value: str, known: tuple[str, ...]) -> str:
+    """Return `value` if it is one of those known to an option."""
     if value not in known:
         raise PipelineError(f"{option} {shown(value)} is not known", did_you_mean(value, [*known]))
     return value
 
 
-def _check_json(output: Path, as_json: bool) -> None:
+def check_json(output: Path, as_json: bool) -> None:
+    """Refuse to print two things on one stream."""
     if as_json and str(output) == STREAM:
         raise PipelineError("--json and --output - would share standard output", "choose one")

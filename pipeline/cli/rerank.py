@@ -1,0 +1,133 @@
+"""The command with the most options: rerank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, cast, get_args
+
+import typer
+
+from pipeline.cli.stages import (
+    Field,
+    Force,
+    Json,
+    Output,
+    Quiet,
+    Tag,
+    Threads,
+    Topics,
+    check_json,
+    one_of,
+    run_stage,
+)
+from pipeline.models.scorer import Device, Precision
+from pipeline.passages import Aggregation
+from pipeline.rerank import RerankSettings
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command."""
+    app.command()(rerank)
+
+
+def rerank(
+    run: Annotated[
+        Path, typer.Option("--run", "-r", help="The candidates: any TREC run; - is stdin.")
+    ],
+    topics: Topics,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="small, a folder, or a Hugging Face id.")
+    ],
+    output: Output,
+    index: Annotated[
+        Path | None, typer.Option("--index", "-i", metavar="DIR", help="Where the texts are,")
+    ] = None,
+    collection: Annotated[
+        Path | None, typer.Option("--collection", "-c", help="or a collection to read them from.")
+    ] = None,
+    field: Field = RerankSettings.field,
+    depth: Annotated[
+        int, typer.Option(help="Candidates of a topic that are scored.")
+    ] = RerankSettings.depth,
+    tail: Annotated[
+        str, typer.Option(help="Candidates below: keep them last, or drop them.")
+    ] = RerankSettings.tail,
+    interpolate: Annotated[
+        float | None,
+        typer.Option(
+            metavar="WEIGHT",
+            help="Weight of the model beside the first stage, both standardised by topic; "
+            "1 is the model alone; default: what the model's folder recommends.",
+        ),
+    ] = RerankSettings.interpolate,
+    aggregation: Annotated[
+        str,
+        typer.Option(
+            "--windows",
+            metavar="HOW",
+            help="Cut long documents into windows: maxp, firstp, topk or sump.",
+        ),
+    ] = RerankSettings.aggregation,
+    window: Annotated[int, typer.Option(help="Words of a window.")] = RerankSettings.window,
+    stride: Annotated[
+        int, typer.Option(help="Words from one to the next.")
+    ] = RerankSettings.stride,
+    windows: Annotated[
+        int, typer.Option("--max-windows", help="Windows of one document, at most.")
+    ] = RerankSettings.windows,
+    top: Annotated[int, typer.Option(help="Windows that topk averages.")] = RerankSettings.top,
+    max_query_tokens: Annotated[
+        int | None, typer.Option(help="Where a query is cut; default: the model's advice.")
+    ] = RerankSettings.max_query_tokens,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Where a pair is cut; default: the model's advice.")
+    ] = RerankSettings.max_tokens,
+    positive: Annotated[
+        int | None, typer.Option(help="Of a two-logit model: which one means relevant.")
+    ] = RerankSettings.positive,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = RerankSettings.device,
+    precision: Annotated[
+        str, typer.Option(help="auto, fp32, bf16 or fp16.")
+    ] = RerankSettings.precision,
+    token_budget: Annotated[
+        int, typer.Option(help="Tokens of one forward pass; 0: what suits the device.")
+    ] = RerankSettings.token_budget,
+    tag: Tag = RerankSettings.tag,
+    threads: Threads = RerankSettings.threads,
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Rerank candidates with a model and write a run; killed, it goes on where it was."""
+    from pipeline import rerank as stage
+
+    settings = RerankSettings(
+        run=run,
+        topics=topics,
+        model=model,
+        output=output,
+        index=index,
+        collection=collection,
+        field=field,
+        depth=depth,
+        tail=one_of("--tail", tail, ("keep", "drop")),  # type: ignore[arg-type]
+        interpolate=interpolate,
+        aggregation=cast("Aggregation", one_of("--windows", aggregation, get_args(Aggregation))),
+        window=window,
+        stride=stride,
+        windows=windows,
+        top=top,
+        max_query_tokens=max_query_tokens,
+        max_tokens=max_tokens,
+        positive=positive,
+        device=cast("Device", one_of("--device", device, get_args(Device))),
+        precision=cast("Precision", one_of("--precision", precision, get_args(Precision))),
+        threads=threads,
+        token_budget=token_budget,
+        tag=tag,
+        force=force,
+    )
+    check_json(output, as_json)
+    run_stage(
+        "rerank", lambda reporter: stage.rerank(settings, reporter), quiet=quiet, as_json=as_json
+    )
