@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.errors import InputError, PipelineError, shown, storage_error
 from pipeline.store import digest_file, digest_json
-from pipeline.textfile import from_first_text
+from pipeline.textfile import elements, from_first_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -24,7 +24,6 @@ SUFFIXES = (".jsonl", ".json", ".tsv", ".trec", ".txt", ".xml", ".sgml", ".sgm")
 TREC_TEXT = re.compile(
     r"<(/?)(TEXT|HEADLINE|TITLE|HL|HEAD|TTL|DD|DATE|LP|LEADPARA)\b[^<>]*>", re.IGNORECASE
 )
-TREC_DOC = re.compile(r"<(/?)DOC>", re.IGNORECASE)
 TREC_DOCNO = re.compile(r"<DOCNO>([^<]*)</DOCNO>", re.IGNORECASE)
 
 
@@ -219,30 +218,8 @@ def _tsv(file: Path, source: Iterable[tuple[int, str]]) -> Iterator[tuple[int, s
 
 
 def _trec(file: Path, source: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str, str]]:
-    block: list[str] = []
-    start = size = 0  # start: the line of an open <DOC>, or 0
-    for number, line in source:
-        begin = 0
-        for tag in TREC_DOC.finditer(line):
-            if tag[1] and start:
-                block.append(line[begin : tag.start()])
-                yield start, *_trec_document(file, start, "\n".join(block))
-                start = 0
-            elif not tag[1] and not start:
-                start, size, begin, block = number, 0, tag.end(), []
-            elif start:
-                raise _unclosed(file, start)
-        if start:
-            block.append(line[begin:])
-            size += len(line) + 1
-            if size > MAX_DOCUMENT:
-                break
-    if start:
-        raise _unclosed(file, start)
-
-
-def _unclosed(file: Path, start: int) -> InputError:
-    return InputError(file, start, "a <DOC> that never ends", "close it with </DOC>")
+    for number, block in elements(file, source, "DOC", MAX_DOCUMENT):
+        yield number, *_trec_document(file, number, block)
 
 
 def _trec_document(file: Path, start: int, block: str) -> tuple[str, str]:

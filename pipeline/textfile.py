@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import sys
 import zlib
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from pipeline.errors import InputError, storage_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from _typeshed import WriteableBuffer
 
@@ -23,8 +24,8 @@ STREAM = "-"
 BLOCK = 1 << 20
 MAX_LINE = 1 << 20  # bytes; no line of a run, qrels or topic file comes near
 MAX_EMPTY = 1000  # lines without text before the first one with some
-BOMB_BYTES = 1 << 24  # gzip text is trusted up to this size whatever its ratio,
-BOMB_RATIO = 200  # and past it up to this ratio: real collections reach 3 to 20
+BOMB_BYTES = 1 << 22  # gzip text is trusted up to this size whatever its ratio,
+BOMB_RATIO = 100  # and past it up to this ratio: real collections reach 3 to 20
 UTF8_MARK = b"\xef\xbb\xbf"
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
@@ -171,6 +172,48 @@ def from_first_text(
                 "check how the file was written",
             )
     return "", iter(())
+
+
+def elements(
+    path: Path | str, source: Iterable[tuple[int, str]], name: str, max_size: int
+) -> Iterator[tuple[int, str]]:
+    """Cut out what stands between `<name>` and `</name>`: (line where it begins, text).
+
+    Capitals do not matter, elements do not nest, and what stands between them is passed over.
+
+    Raises:
+        InputError: an element that never ends, or not within `max_size` characters, or an end
+            without a beginning.
+    """
+    tag = re.compile(rf"<(/?){name}(?:\s[^<>]*)?>", re.IGNORECASE)
+    held: list[str] = []
+    start = size = 0  # start: the line of the open element, or 0
+    for number, line in source:
+        begin = 0
+        for match in tag.finditer(line):
+            if match[1] and not start:
+                raise InputError(
+                    path, number, f"a </{name}> without a <{name}>", f"open it with <{name}>"
+                )
+            if match[1]:
+                held.append(line[begin : match.start()])
+                yield start, "\n".join(held)
+                start = 0
+            elif start:
+                raise _unclosed(path, start, name)
+            else:
+                start, size, begin, held = number, 0, match.end(), []
+        if start:
+            held.append(line[begin:])
+            size += len(line) + 1
+            if size > max_size:
+                break
+    if start:
+        raise _unclosed(path, start, name)
+
+
+def _unclosed(path: Path | str, number: int, name: str) -> InputError:
+    return InputError(path, number, f"a <{name}> that never ends", f"close it with </{name}>")
 
 
 def read_json(path: Path) -> Any:

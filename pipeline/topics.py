@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError, PipelineError, did_you_mean, shown
-from pipeline.textfile import MAX_LINE, from_first_text
+from pipeline.textfile import MAX_LINE, elements, from_first_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,9 +108,7 @@ def _jsonl_topics(
 
 
 # Words of inner tags; any other `<word>` in the middle of a line belongs to the text.
-_TAGS = {
-    "top", "num", "title", "desc", "narr", "head", "dom", "smry", "con", "fac", "def", "nat",
-}  # fmt: skip
+_TAGS = {"num", "title", "desc", "narr", "head", "dom", "smry", "con", "fac", "def", "nat"}
 _TAG = re.compile(r"<(/?)([a-zA-Z]+)[^<>]*>")
 _LABELS = {
     "num": re.compile(r"\A\s*(Number|Topic)\s*:", re.IGNORECASE),
@@ -123,27 +122,20 @@ def _trec_topics(
     path: Path | str, source: Iterator[tuple[int, str]], fields: list[str]
 ) -> Iterator[tuple[int, str, str]]:
     """Read `<top>` blocks, whose inner tags are often never closed and carry a label."""
-    block: dict[str, list[str]] = {}
-    start, size, name = 0, 0, ""  # start: the line of an open <top>, or 0
-    for number, line in source:
-        size += len(line) + 1
-        if start and size > MAX_LINE:
-            break
-        for closing, word, text in _tagged(line):
-            if word == "top":
-                if closing and start:
-                    yield start, *_trec_topic(path, start, block, fields)
-                elif start:
-                    raise _unclosed(path, start)
-                start, size, name, block = 0 if closing else number, 0, "", {}
-            elif closing:
-                name = ""
-            elif word:
-                name = word
-            if name and start:
-                block.setdefault(name, []).append(text)
-    if start:
-        raise _unclosed(path, start)
+    for number, text in elements(path, source, "top", MAX_LINE):
+        block: dict[str, list[str]] = {}
+        name = ""
+        for closing, word, content in chain.from_iterable(map(_tagged, text.split("\n"))):
+            name = "" if closing else word or name
+            if name:
+                block.setdefault(name, []).append(content)
+        num, *contents = (
+            _LABELS[name].sub("", " ".join(block.get(name, [])), count=1).strip()
+            for name in ("num", *fields)
+        )
+        if not num:
+            raise InputError(path, number, "a <top> without <num>", "give each topic an id")
+        yield number, num, " ".join(contents)
 
 
 def _tagged(line: str) -> Iterator[tuple[bool, str, str]]:
@@ -159,18 +151,3 @@ def _tagged(line: str) -> Iterator[tuple[bool, str, str]]:
         yield False, "", line[: ends[0]]
     for match, end in zip(cuts, ends[1:], strict=True):
         yield match[1] == "/", match[2].lower(), line[match.end() : end]
-
-
-def _unclosed(path: Path | str, start: int) -> InputError:
-    return InputError(path, start, "a <top> that never ends", "close it with </top>")
-
-
-def _trec_topic(
-    path: Path | str, start: int, block: dict[str, list[str]], fields: list[str]
-) -> tuple[str, str]:
-    def content(name: str) -> str:
-        return _LABELS[name].sub("", " ".join(block.get(name, [])), count=1).strip()
-
-    if not content("num"):
-        raise InputError(path, start, "a <top> without <num>", "give each topic an id")
-    return content("num"), " ".join(filter(None, map(content, fields)))

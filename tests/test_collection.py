@@ -110,6 +110,7 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
         ("<DOC><DOCNO>1</DOCNO><TEXT>3 < 4 &amp;&#233;&#xd800;</TEXT></DOC>",
          {"1": "3 < 4 &é\ufffd"}),
         ("<DOC><DOCNO>1</DOCNO></DOC>", {"1": ""}),
+        ('<DOC id="x">\n<DOCNO>1</DOCNO><DOCTYPE>a</DOCTYPE>\n</DOC >', {"1": "a"}),
         (f"<DOC><DOCNO>1</DOCNO>&#{'9' * 5000};</DOC>", {"1": f"&#{'9' * 5000};"}),
         ("<?xml?>\n<docs>\n<DOC>\n<DOCNO>1</DOCNO>a\n</DOC>\n</docs>", {"1": "a"}),
     ],
@@ -197,6 +198,12 @@ BAD = {
         "a <DOC> that never ends",
         "close it with </DOC>",
     ),
+    "not opened": (
+        "<DOC>\n<DOCNO>1</DOCNO>\n</DOC>\n</DOC>\n",
+        ":4",
+        "a </DOC> without a <DOC>",
+        "open it with <DOC>",
+    ),
     "other elements": ("<page>a</page>\n", "", "there are no documents", "its format"),
 }
 
@@ -240,8 +247,8 @@ def test_an_endless_document_is_refused_in_bounded_memory(
 ) -> None:
     """Neither one line nor one `<DOC>` may grow for ever, not even of empty lines."""
     monkeypatch.setattr(collection, "MAX_DOCUMENT", 1 << 18)
-    line = file_of(tmp_path, '{"id": "' + "x" * 2_000_000, "line.jsonl")
-    block = file_of(tmp_path, "<DOC>\n" + "\n" * 2_000_000, "block.trec")
+    line = file_of(tmp_path, '{"id": "' + "x" * 600_000, "line.jsonl")
+    block = file_of(tmp_path, "<DOC>\n" + "\n" * 600_000, "block.trec")
     tracemalloc.start()
     with refused(f"{line}:1: a line longer than 262,144 bytes", kind=InputError):
         list(documents(line))

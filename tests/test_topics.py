@@ -169,6 +169,12 @@ BAD = {
         "a <top> that never ends",
         "close it with </top>",
     ),
+    "not opened": (
+        "<top>\n<num> 1\n<title> a\n</top>\n<num> 2\n<title> b\n</top>\n",
+        ":7",
+        "a </top> without a <top>",
+        "open it with <top>",
+    ),
     "endless": ("<top>\n<num> 1\n" + "word\n" * 300_000, ":1", "a <top> that never", "</top>"),
     "no title": ("<top>\n<num> 1\n<desc> a\n</top>", ":1", "topic '1' has no text", "query"),
     "no top": ("<num> 1\n<title> a\n", "", "there are no topics", "how the file"),
