@@ -57,13 +57,18 @@ def recipe(settings: EvaluateSettings) -> Recipe:
     return Recipe("evaluate", VERSION, {"measures": measures}, inputs)
 
 
+def per_topic_path(output: Path) -> Path:
+    """`measures.json` -> `measures.csv`, the values of every topic."""
+    return output.with_suffix(".csv")
+
+
 def evaluate(settings: EvaluateSettings, reporter: Reporter = SILENT) -> Outcome:
     """Bring an experiment's `measures.json` up to date; `tables.read_table` reads it.
 
     Raises:
         PipelineError: a run or the qrels cannot be read, or have no topic in common.
     """
-    per_topic = settings.output.with_suffix(".csv")
+    per_topic = per_topic_path(settings.output)
     with producing(
         settings.output, lambda: recipe(settings), force=settings.force, reporter=reporter
     ) as job:

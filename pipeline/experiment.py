@@ -39,6 +39,7 @@ class Step:
     recipe: Callable[[], Recipe]
     run: Callable[[Reporter, bool], Outcome]  # (reporter, force)
     digest: Callable[[Path], str] = digest_file
+    beside: tuple[Path, ...] = ()  # what it writes beside its output
 
 
 @dataclass(frozen=True)
@@ -259,6 +260,7 @@ class _Layout:
             tuple(step.name for step in runs),
             lambda: evaluate.recipe(settings),
             lambda reporter, force: evaluate.evaluate(replace(settings, force=force), reporter),
+            beside=(evaluate.per_topic_path(settings.output),),
         )
 
     def _distill_step(self, runs: list[Step], built: tuple[str, ...]) -> Step:

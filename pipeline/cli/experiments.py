@@ -204,7 +204,7 @@ def clean(
     for step in plan.steps:
         doomed = [stage.parts_path(step.output)]
         if outputs and stage.read_sidecar(step.output) is not None:
-            doomed += [stage.sidecar_path(step.output), step.output]
+            doomed += [stage.sidecar_path(step.output), step.output, *step.beside]
         doomed = [path for path in doomed if path.exists()]
         if not doomed:
             continue
