@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+RANKER = "BertForSequenceClassification"
 PAD_TO = 8  # sequence lengths are rounded up to this, for few shapes and aligned rows
 
 
@@ -40,29 +41,36 @@ def initial_student(base: str | Path, layers: Sequence[int], seed: int) -> tuple
     """Build a student from chosen layers (counted from 0) of a BERT encoder, and its tokenizer.
 
     Embeddings, pooler and the chosen layers are copied; only the final linear layer is new, drawn
-    from `seed`.
+    from `seed`, unless the base is a student itself: then its own is kept, and training goes on.
 
     Raises:
         PipelineError: `base` is no BERT encoder or has no such layer.
     """
-    from transformers import AutoModel, AutoTokenizer, BertForSequenceClassification
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        AutoTokenizer,
+        BertForSequenceClassification,
+    )
 
     try:
+        config = AutoConfig.from_pretrained(base)
+        ranker = config.architectures == [RANKER] and config.num_labels == 1
+        kind = BertForSequenceClassification if ranker else AutoModel
+        deep = kind.from_pretrained(base, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(base)
-        deep = AutoModel.from_pretrained(base, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise PipelineError(f"{base}: cannot be loaded ({error})", "name a BERT encoder") from error
-    if deep.config.model_type != "bert":
+    if config.model_type != "bert":
         raise PipelineError(
-            f"{base}: is of type {deep.config.model_type}, not bert",
+            f"{base}: is of type {config.model_type}, not bert",
             "students are cut out of BERT encoders; others can be teachers",
         )
-    depth = deep.config.num_hidden_layers
+    depth = config.num_hidden_layers
     if not layers or any(not 0 <= layer < depth for layer in layers):
         raise PipelineError(
             f"{base}: has layers 0 to {depth - 1}, not {list(layers)}", "choose layers it has"
         )
-    config = type(deep.config).from_dict(deep.config.to_dict())
     config.num_hidden_layers = len(layers)
     config.num_labels = 1
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
@@ -71,13 +79,15 @@ def initial_student(base: str | Path, layers: Sequence[int], seed: int) -> tuple
     student = BertForSequenceClassification(config)
     kept = {f"encoder.layer.{old}.": f"encoder.layer.{new}." for new, old in enumerate(layers)}
     weights = {}
-    for name, tensor in deep.state_dict().items():
+    for name, tensor in (deep.bert if ranker else deep).state_dict().items():
         if not name.startswith("encoder.layer."):
             weights[name] = tensor
         for old, new in kept.items():
             if name.startswith(old):
                 weights[new + name.removeprefix(old)] = tensor
     student.bert.load_state_dict(weights, strict=True)
+    if ranker:
+        student.classifier.load_state_dict(deep.classifier.state_dict())
     return student.eval(), tokenizer
 
 
@@ -107,7 +117,7 @@ def save_student(
         )
     config = student.config.to_dict() | {
         "dtype": "float16",
-        "architectures": ["BertForSequenceClassification"],
+        "architectures": [RANKER],
     }
     # sentence-transformers squashes single logits unless the model says otherwise.
     config["sentence_transformers"] = {"activation_fn": "torch.nn.modules.linear.Identity"}

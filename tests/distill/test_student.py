@@ -67,6 +67,15 @@ def test_the_new_head_depends_on_the_seed_alone(tiny_bert: Path):
     assert not torch.equal(heads[0], heads[2])
 
 
+def test_a_student_can_be_trained_further(tiny_bert: Path, tmp_path: Path):
+    """Started from a student's folder it is that student, head included, up to fp16."""
+    student, tokenizer = initial_student(tiny_bert, [0, 2], seed=5)
+    save_student(student, tokenizer, tmp_path / "s", {}, "")
+    again, _ = initial_student(tmp_path / "s", [0, 1], seed=6)
+    for name, tensor in student.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor.half().float()), name
+
+
 @pytest.mark.parametrize("layers", [[], [4], [-1]])
 def test_layers_that_are_not_there_are_an_error(tiny_bert: Path, layers):
     """The message says which layers there are."""
