@@ -40,6 +40,7 @@ class Step:
     run: Callable[[Reporter, bool], Outcome]  # (reporter, force)
     digest: Callable[[Path], str] = digest_file
     beside: tuple[Path, ...] = ()  # what it writes beside its output
+    given: tuple[Path, ...] = ()  # files it reads that no stage makes
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,7 @@ class _Layout:
             lambda: index.recipe(settings),
             lambda reporter, force: index.index(replace(settings, force=force), reporter),
             index.digest,
+            given=() if place.startswith(IR_DATASETS) else (collection,),
         )
 
     def _retrieve_step(self, needs: tuple[str, ...]) -> Step:
@@ -199,6 +201,7 @@ class _Layout:
             needs,
             lambda: retrieve.recipe(settings),
             lambda reporter, force: retrieve.retrieve(replace(settings, force=force), reporter),
+            given=(settings.topics,),
         )
 
     def _rerank_step(
@@ -261,6 +264,7 @@ class _Layout:
             lambda: evaluate.recipe(settings),
             lambda reporter, force: evaluate.evaluate(replace(settings, force=force), reporter),
             beside=(evaluate.per_topic_path(settings.output),),
+            given=(settings.qrels,),
         )
 
     def _distill_step(self, runs: list[Step], built: tuple[str, ...]) -> Step:

@@ -70,7 +70,10 @@ def run(
 def run_steps(steps: tuple[Step, ...], forced: set[str], *, quiet: bool) -> dict[str, Outcome]:
     """Run the stages that are stale or forced; say one line about each."""
     from pipeline.cli.console import reporting
+    from pipeline.store import need_path
 
+    for path in (path for step in steps for path in step.given):
+        need_path(path, "file")  # now, and not after the stages before it
     outcomes = {}
     for step in steps:
         with reporting(step.name, quiet=quiet) as console:

@@ -87,9 +87,12 @@ def main() -> NoReturn:
 def _run() -> int:
     debug = "--debug" in sys.argv[1:]
     try:
-        code = app(standalone_mode=False)
-    except typer.Abort:
-        return 130
+        # Not app(): that would turn a closed pipe into exit code 1.
+        command = typer.main.get_command(app)
+        with command.make_context("pipeline", sys.argv[1:]) as context:
+            command.invoke(context)
+    except typer.Exit as stop:
+        return stop.exit_code
     except UsageError as error:
         error.show()  # type: ignore[attr-defined]
         return 2
@@ -113,7 +116,7 @@ def _run() -> int:
             file=sys.stderr,
         )
         return 1
-    return code if isinstance(code, int) else 0
+    return 0
 
 
 def _interrupted(stop: Interrupted) -> int:
