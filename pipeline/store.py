@@ -128,12 +128,12 @@ def scratch_file(beside: Path | str) -> Iterator[BinaryIO]:
     It takes its space on the disk of `beside`, or among the system's temporary files where that is
     a stream.
     """
-    folder = None
+    folder = Path(tempfile.gettempdir())
     if str(beside) != STREAM:
         folder = Path(beside).absolute().parent
         while not folder.is_dir() and folder != folder.parent:
             folder = folder.parent
-    with _storage_errors(Path(beside)), tempfile.TemporaryFile(dir=folder) as scratch:
+    with _storage_errors(folder), tempfile.TemporaryFile(dir=folder) as scratch:
         yield cast("BinaryIO", scratch)
 
 

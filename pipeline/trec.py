@@ -227,8 +227,7 @@ def decreasing(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     position = np.arange(len(scores))
     written = np.minimum.accumulate(place + position) - position
     written = np.maximum(written, FLOAT32_LOWEST + position[::-1])
-    changed = np.where(written < 0, -written | 0x80000000, written).astype(np.uint32)
-    return np.where(written == place, scores, changed.view(np.float32))
+    return np.where(written < 0, -written | 0x80000000, written).astype(np.uint32).view(np.float32)
 
 
 def run_lines(ranking: Ranking, tag: str) -> bytes:

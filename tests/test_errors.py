@@ -6,6 +6,7 @@ import copy
 import errno
 import os
 import pickle
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -57,6 +58,11 @@ def test_a_cut_is_visible_and_a_long_line_costs_nothing() -> None:
     assert shown(b"x" * 100).endswith("…")
     assert shown("x" * 58) == "'" + "x" * 58 + "'"
     assert shown(["a", "b"]) == "['a', 'b']"
+    tracemalloc.start()
+    shown("\0" * 10_000_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 11_000_000  # the text itself
 
 
 def test_an_input_error_names_path_and_line() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections import Counter
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from elsewhere import refusal_unprivileged
@@ -17,9 +17,6 @@ from pipeline.errors import StorageError
 from pipeline.parts import Block, Parts, bucket, joined, topic_blocks
 from pipeline.store import digest_bytes, digest_json
 from pipeline.trec import Ranking, ScoredDoc, run_lines
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 KEY, OTHER = digest_json("one"), digest_json("other")
 
@@ -212,7 +209,12 @@ def test_few_files_are_open_at_once(parts: Parts, monkeypatch: pytest.MonkeyPatc
     paths = [parts.save(digest_json(i), f"{i} Q0 a 1 1.0 t\n".encode()) for i in range(20)]
     blocks = [topic_blocks(path)[str(i)] for i, path in enumerate(paths)]
     order = [*range(20), *range(20), 5, 5, 5]
-    assert b"".join(joined(blocks[i] for i in order)).split()[::6] == [b"%d" % i for i in order]
+    opened, before, read = 0, len(list(Path("/dev/fd").iterdir())), b""
+    for data in joined(blocks[i] for i in order):
+        opened = max(opened, len(list(Path("/dev/fd").iterdir())) - before)
+        read += data
+    assert read.split()[::6] == [b"%d" % i for i in order]
+    assert opened == 3
 
 
 def test_joining_holds_one_topic(parts: Parts) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 import tracemalloc
 import zlib
+from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,7 +21,7 @@ from refusal import refused
 
 from pipeline import textfile
 from pipeline.errors import InputError, StorageError
-from pipeline.textfile import from_first_text, lines, open_stream, read_json, text_lines
+from pipeline.textfile import elements, from_first_text, lines, open_stream, read_json, text_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,6 +61,7 @@ def memory() -> Iterator[Callable[[], int]]:
         (b"a\rb\n", [b"a\rb"]),
         (b"\n", [b""]),
         (b"\xef\xbb\xbfa\nb\n", [b"a", b"b"]),
+        (b"\xef\xbb\xbfa", [b"a"]),
         (b"\xef\xbb\xbf\n\xef\xbb\xbfb", [b"", b"\xef\xbb\xbfb"]),
     ],
 )
@@ -267,6 +269,40 @@ def test_a_format_is_told_by_the_first_text(tmp_path: Path) -> None:
     assert (start, list(rest)) == ("", [])
     with refused(f"{path}:1000: nothing but empty lines", "how the file was written", InputError):
         from_first_text(write(path, b"\n" * 2_000_000))
+
+
+# ---------------------------------------------------------------- elements
+
+
+def test_elements_are_cut_out(tmp_path: Path) -> None:
+    """On one line or many, in capitals or not; what stands between them is passed over."""
+    text = "x <Doc>a</DOC> y <doc k='v'>\nb\n\n</doc>\n</DOCNO><DOCS>\n<doc></doc>"
+    source = list(enumerate(text.split("\n"), 1))
+    assert list(elements("f", source, "doc", 100)) == [(1, "a"), (1, "\nb\n\n"), (6, "")]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("\n<doc>\na", "f:2: a <doc> that never ends"),
+        ("\n<doc>\n<doc>", "f:2: a <doc> that never ends"),
+        ("\n</doc>", "f:2: a </doc> without a <doc>"),
+        ("<doc></doc></doc>", "f:1: a </doc> without a <doc>"),
+    ],
+)
+def test_elements_without_a_partner_are_refused(text: str, problem: str) -> None:
+    """By the line of the one that is there."""
+    with refused(problem, kind=InputError):
+        list(elements("f", enumerate(text.split("\n"), 1), "doc", 100))
+
+
+@pytest.mark.parametrize("line", ["", "text", "<b>"])
+def test_an_element_is_of_bounded_size(line: str) -> None:
+    """It is given up on long before memory is full, though it be made of empty lines."""
+    source = enumerate(chain(["<doc>"], repeat(line, 100_000)), 1)
+    with refused("f:1: a <doc> that never ends", "</doc>", InputError):
+        list(elements("f", source, "doc", 1000))
+    assert next(source)[0] < 1100
 
 
 # ---------------------------------------------------------------- JSON
