@@ -248,7 +248,7 @@ def test_an_endless_document_is_refused_in_bounded_memory(
     """Neither one line nor one `<DOC>` may grow for ever, not even of empty lines."""
     monkeypatch.setattr(collection, "MAX_DOCUMENT", 1 << 18)
     line = file_of(tmp_path, '{"id": "' + "x" * 600_000, "line.jsonl")
-    block = file_of(tmp_path, "<DOC>\n" + "\n" * 600_000, "block.trec")
+    block = file_of(tmp_path, "<DOC>\n" + "\n" * 400_000, "block.trec")
     tracemalloc.start()
     with refused(f"{line}:1: a line longer than 262,144 bytes", kind=InputError):
         list(documents(line))
@@ -273,12 +273,12 @@ def test_an_endless_document_is_refused_in_bounded_memory(
 def test_hostile_markup_takes_linear_time(tmp_path: Path, text: str) -> None:
     """What makes a careless pattern search for minutes is over at once."""
     path = file_of(tmp_path, text)
-    start = time.monotonic()
+    start = time.process_time()
     try:
         list(documents(path))
     except PipelineError as error:
         assert "without <DOCNO>" in error.message  # noqa: PT017 - either answer is right
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
 
 
 # ---------------------------------------------------------------- texts, digests

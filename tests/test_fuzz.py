@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SOAK = bool(os.environ.get("PIPELINE_SOAK"))
-SECONDS = 2.0  # for one small file, on a busy machine
+SECONDS = 2.0  # of the processor, for one small file
 
 VALID: dict[str, list[bytes]] = {
     "run": [
@@ -114,12 +114,12 @@ READERS: dict[str, Callable[[Path], None]] = {
 def feed(read: Callable[[Path], None], path: Path, data: bytes) -> None:
     """Read these bytes: nothing but a refusal in two lines may come out, and soon."""
     path.write_bytes(data)
-    start = time.monotonic()
+    start = time.process_time()
     try:
         read(path)
     except PipelineError as error:
         check_two_lines(error, str(path))
-    assert time.monotonic() - start < SECONDS
+    assert time.process_time() - start < SECONDS
 
 
 # Pieces that mean something to one reader or another, and pieces that mean trouble.
@@ -155,7 +155,7 @@ def mutated(draw: st.DrawFn, texts: list[bytes]) -> bytes:
 
 
 @pytest.mark.parametrize("kind", READERS)
-@settings(max_examples=10_000 if SOAK else 200)
+@settings(max_examples=3_000 if SOAK else 200)
 @given(data=st.data())
 def test_any_bytes_are_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, kind: str, data: st.DataObject
@@ -166,7 +166,7 @@ def test_any_bytes_are_read_or_refused(
 
 
 @pytest.mark.parametrize("kind", READERS)
-@settings(max_examples=10_000 if SOAK else 200)
+@settings(max_examples=3_000 if SOAK else 200)
 @given(data=st.data())
 def test_any_packed_bytes_are_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, kind: str, data: st.DataObject
@@ -250,7 +250,7 @@ BOMBS = {
 }
 
 
-QUICK = ("one line", "empty lines", "topics without end", "closed topics", "run lines", "nesting")
+QUICK = ("one line", "empty lines", "topics without end", "run lines")
 
 EXPLODE = """
 import json, resource, sys, time

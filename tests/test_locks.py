@@ -112,7 +112,7 @@ def test_only_one_process_at_a_time(tmp_path: Path) -> None:
         worker.stdin.write(f"{times}\n")
         worker.stdin.flush()
     for worker in workers:
-        worker.communicate(timeout=60)
+        worker.communicate(timeout=300)
         assert worker.returncode == 0
     assert (tmp_path / "count").read_text() == str(4 * times)
     assert names(tmp_path) == ["count"]
