@@ -163,6 +163,7 @@ def test_the_installed_command_answers(installed: Path, tmp_path: Path) -> None:
 
 @pytest.mark.jvm
 @pytest.mark.model
+@pytest.mark.parametrize("installed", ["wheel"], indirect=True)
 def test_the_installed_program_is_healthy(installed: Path, tmp_path: Path) -> None:
     """Its doctor finds the Java runtime, and the shipped student ranks right."""
     done = subprocess.run(
