@@ -224,6 +224,7 @@ def test_a_full_disk_is_resumable(tmp_path: Path) -> None:
 def test_a_stage_without_permission_is_refused(shared_path: Path) -> None:
     """Where nothing may be written, and where nothing may be looked at."""
     (shared_path / "closed").mkdir(0o000)
+    shared_path.chmod(0o555)
     for name in ("bm25.run", "closed/bm25.run"):
         for script in (
             f"with stage.producing(Path({name!r}), lambda: stage.Recipe('a', 1, {{}}, {{}})): pass",

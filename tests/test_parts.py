@@ -171,6 +171,7 @@ def test_parts_nobody_may_read_or_write(shared_path: Path) -> None:
     parts = Parts(shared_path / "parts")
     made = parts.save(KEY, b"x")
     made.chmod(0o000)
+    parts.folder.chmod(0o555)
     before = "from pipeline.parts import Parts, joined, Block\n"
     for script in (
         f"Parts(Path('parts')).find({KEY!r})",

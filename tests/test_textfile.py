@@ -240,9 +240,9 @@ def test_the_longest_line_is_as_long_as_said(tmp_path: Path) -> None:
 def test_a_long_line_is_put_together_in_linear_time(tmp_path: Path) -> None:
     """60 MB in one line: where each block is added to what came before, this takes many seconds."""
     path = write(tmp_path / "a.txt", b"x" * 60_000_000)
-    start = time.monotonic()
+    start = time.process_time()
     assert [len(line) for _, line in lines(path, 1 << 26)] == [60_000_000]
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
 
 
 # ---------------------------------------------------------------- text
