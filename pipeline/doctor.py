@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 DISTRIBUTION = "trec-pipeline"
 PYTHON_NEEDED = (3, 12)
-MEMORY_NEEDED = 2_000_000_000  # bytes; the demo peaks at about half of it
+MEMORY_NEEDED = 2_000_000_000  # bytes; the demo peaks at 1.3 GB
 DISK_NEEDED = 1_000_000_000
 CHILD_TIMEOUT = 180.0  # seconds; the first import of torch from a cold disk takes long
 MODULE_PYSERINI_ASKS_FOR = "jdk.incubator.vector"
