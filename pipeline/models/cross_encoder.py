@@ -7,7 +7,6 @@ head) in float32: bf16 logits would keep 439 of 1,000 scores apart.
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from pipeline.errors import PipelineError
 from pipeline.models import bert
 from pipeline.models.engine import batches, resolve, within_memory
 from pipeline.models.folder import advice, check, digest, reading
-from pipeline.models.loading import load_tokenizer, load_weights, longest_input
+from pipeline.models.loading import load_tokenizer, load_weights, longest_input, takes_segments
 from pipeline.models.pairs import Tokenizer, pair_batch
 from pipeline.models.scorer import Scored
 
@@ -164,10 +163,7 @@ class _Forward:
     def __init__(self, model: Any, engine: Engine, tokenizer: Tokenizer) -> None:
         self._model = model
         self._base = getattr(model, model.base_model_prefix)
-        accepted = inspect.signature(model.forward).parameters
-        self._segmented = (
-            "token_type_ids" in accepted and getattr(model.config, "type_vocab_size", 0) > 1
-        )
+        self._segmented = tokenizer.segmented and takes_segments(model)
         self.kind = "first token" if self._can_be_shortened(tokenizer) else "whole"
         pooler = getattr(self._base, "pooler", None)
         kept = {id(weights) for weights in pooler.parameters()} if pooler is not None else set()
@@ -180,19 +176,19 @@ class _Forward:
         model.to(engine.device)
 
     def __call__(self, batch: Batch) -> torch.Tensor:
-        if self.kind == "first token":
-            return self._head(bert.first_hidden(self._base, batch).float())
-        return self._whole(batch)
+        return self._short(batch) if self.kind == "first token" else self._whole(batch)
+
+    def _short(self, batch: Batch) -> torch.Tensor:
+        segments = batch.segments if self._segmented else torch.zeros_like(batch.segments)
+        first = bert.first_hidden(self._base, batch._replace(segments=segments)).float()
+        pooler = getattr(self._base, "pooler", None)
+        return self._model.classifier(first if pooler is None else pooler(first))  # type: ignore[no-any-return]
 
     def _whole(self, batch: Batch) -> torch.Tensor:
         segments = {"token_type_ids": batch.segments} if self._segmented else {}
         mask = torch.ones_like(batch.ids) if batch.mask is None else batch.mask.long()
         output = self._model(input_ids=batch.ids, attention_mask=mask, **segments)
         return output.logits.float()  # type: ignore[no-any-return]
-
-    def _head(self, first: torch.Tensor) -> torch.Tensor:
-        pooler = getattr(self._base, "pooler", None)
-        return self._model.classifier(first if pooler is None else pooler(first))  # type: ignore[no-any-return]
 
     def _can_be_shortened(self, tokenizer: Tokenizer) -> bool:
         """Whether the shorter forward pass says what the model's own says, on a padded batch."""
@@ -208,7 +204,7 @@ class _Forward:
         batch = pair_batch(template, query, passages, 9 + 3 + template.size, tokenizer.pad, "cpu")
         with torch.inference_mode():
             try:
-                short = self._head(bert.first_hidden(self._base, batch))
+                short = self._short(batch)
             except (AttributeError, TypeError, ValueError, RuntimeError):
                 return False  # a version of transformers that builds this model otherwise
             own = self._whole(batch)

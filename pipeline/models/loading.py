@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +99,12 @@ _VOCABULARIES = (
     "tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model",
     "tokenizer.model",
 )  # fmt: skip
+
+
+def takes_segments(model: Any) -> bool:
+    """Whether a model's forward pass takes segment ids and makes something of them."""
+    accepted = inspect.signature(model.forward).parameters
+    return "token_type_ids" in accepted and getattr(model.config, "type_vocab_size", 0) > 1
 
 
 def longest_input(config: Mapping[str, Any], tokenizer: Any) -> int:

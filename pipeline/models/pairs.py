@@ -53,6 +53,8 @@ class Tokenizer:
         self.around = _around(backend)
         backend.encode_special_tokens = True  # as plain text
         self._backend = backend
+        # As transformers and sentence-transformers feed a model: a tokenizer says whether it does.
+        self.segmented = "token_type_ids" in tokenizer.model_input_names
         self.pad = int(tokenizer.pad_token_id or 0)
         self._control = np.array(
             sorted(set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}), np.int32

@@ -9,7 +9,6 @@ of such a batch is then the same whatever the other rows hold.
 
 from __future__ import annotations
 
-import inspect
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ import torch
 from pipeline.errors import InputError, PipelineError, shown
 from pipeline.models.engine import resolve, within_memory
 from pipeline.models.folder import check, digest, natural, read_table, read_value, reading
-from pipeline.models.loading import load_tokenizer, load_weights, longest_input
+from pipeline.models.loading import load_tokenizer, load_weights, longest_input, takes_segments
 from pipeline.models.pairs import Tokenizer, to_device
 from pipeline.models.scorer import Scored
 from pipeline.models.vectors import KEY, Vectors
@@ -78,10 +77,7 @@ class TwinEncoder:
             limits.max_query_tokens or limits.max_tokens or most, longest
         )
         self._passage_limit = self._limit(limits.max_tokens or most, longest)
-        accepted = inspect.signature(model.forward).parameters
-        self._segmented = (
-            "token_type_ids" in accepted and getattr(model.config, "type_vocab_size", 0) > 1
-        )
+        self._segmented = self._tokenizer.segmented and takes_segments(model)
         for weights in model.parameters():  # not the buffers: rotary angles want float32
             weights.data = weights.data.to(self.engine.dtype)
         self._model = model.to(self.engine.device)
