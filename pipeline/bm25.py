@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from pipeline import java
 from pipeline.errors import PipelineError
 from pipeline.java import Program, java_class, view
 from pipeline.lucene import (
@@ -58,7 +59,7 @@ class Searcher:
     def __init__(self, index: Index, bm25: BM25) -> None:
         self._path = index.path
         self._bm25 = bm25
-        with failures(index.path):
+        with failures(index.path), java.lock:
             searcher = java_class(SEARCHER)(index.reader)
             similarity = java_class("org.apache.lucene.search.similarities.BM25Similarity")
             searcher.setSimilarity(similarity(bm25.k1, bm25.b))
@@ -73,9 +74,10 @@ class Searcher:
     def search(self, texts: Sequence[str]) -> list[tuple[ScoredDoc, ...]]:
         """Search for some topics in one call; nothing for a topic without terms the index has."""
         with failures(self._path):
-            found = self._program(lines(texts)).toArray()
+            found = java.items(self._program(lines(texts)))
+            blocks = [block.tostring().decode() for block in found]
         parse = _parse_hits if self._bm25.feedback == "none" else _parse_documents
-        return [parse(self._path, block.tostring().decode()) for block in found]
+        return [parse(self._path, block) for block in blocks]
 
     def _plain(self, searcher: Any, analyzer: Any) -> Program:
         """(topic) -> a line `docid TAB bits of its score` for each hit"""

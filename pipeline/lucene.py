@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import json
 import time
-from collections import deque
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -20,10 +19,10 @@ from pipeline.errors import PipelineError, one_line, storage_error
 from pipeline.java import Program, java_class, view
 from pipeline.stage import read_sidecar
 from pipeline.store import digest_bytes, digest_json
+from pipeline.threads import in_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
-    from concurrent.futures import Future
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 COMMIT_KEY = "trec-pipeline.analysis"  # in the commit data of our indexes
@@ -147,11 +146,12 @@ class Index:
         need_index(path)
         java.start()
         self.path = path
-        with failures(path):
+        with failures(path), java.lock:
             folder = java_class("org.apache.lucene.store.MMapDirectory")(_java_path(path))
             opened = java_class("org.apache.lucene.index.DirectoryReader").open(folder)
             data = opened.getIndexCommit().getUserData().get(COMMIT_KEY)
-        self.reader = view(READER, opened)
+            self.reader = view(READER, opened)
+            self.count = int(self.reader.numDocs())
         self.own = data is not None
         self.analysis = _analysis(path, data)
 
@@ -159,12 +159,8 @@ class Index:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.reader.close()
-
-    @property
-    def count(self) -> int:
-        """Number of documents."""
-        return int(self.reader.numDocs())
+        with java.lock:
+            self.reader.close()
 
     def texts(self, docids: Iterable[str]) -> list[str | None]:
         """Look up stored texts, in the order asked for; None for a document that is not here.
@@ -175,8 +171,8 @@ class Index:
         # Lucene looks ids up line by line: one with a line break is in no index.
         asked = [docid if docid.isprintable() else "" for docid in docids]
         with failures(self.path):
-            found = self._stored(lines(asked)).toArray()
-        texts = (text.tostring().decode("utf-8", "replace") for text in found)
+            found = java.items(self._stored(lines(asked)))
+            texts = [text.tostring().decode("utf-8", "replace") for text in found]
         return [None if text == MISSING else self._readable(text) for text in texts]
 
     def text(self, docid: str) -> str | None:
@@ -195,10 +191,11 @@ class Index:
 
     @cached_property
     def _stored_field(self) -> str:
-        document = self.reader.storedFields().document(0) if self.count else None
-        for name in ("contents", "raw"):
-            if document is not None and document.getField(name) is not None:
-                return name
+        with java.lock:
+            document = self.reader.storedFields().document(0) if self.count else None
+            for name in ("contents", "raw"):
+                if document is not None and document.getField(name) is not None:
+                    return name
         raise PipelineError(
             f"{self.path}: this index stores no text",
             "name the collection itself, or build the index again with pipeline index",
@@ -207,10 +204,12 @@ class Index:
     @cached_property
     def _stored(self) -> Program:
         name = "documentContents" if self._stored_field == "contents" else "documentRaw"
-        look_up = Program.static("io.anserini.index.IndexReaderUtils", name, STRING, READER, STRING)
-        or_else = Program.static("java.util.Objects", "requireNonNullElse", OBJECT, OBJECT, OBJECT)
-        found = look_up.bind(self.reader).then(or_else.bind(MISSING, at=1)).returns(STRING)
-        return found.then(to_bytes()).for_each_line()
+        utilities, objects = "io.anserini.index.IndexReaderUtils", "java.util.Objects"
+        with java.lock:
+            look_up = Program.static(utilities, name, STRING, READER, STRING)
+            or_else = Program.static(objects, "requireNonNullElse", OBJECT, OBJECT, OBJECT)
+            found = look_up.bind(self.reader).then(or_else.bind(MISSING, at=1)).returns(STRING)
+            return found.then(to_bytes()).for_each_line()
 
 
 # ---------------------------------------------------------------- writing
@@ -222,8 +221,7 @@ class Writer:
     def __init__(self, folder: Path, analysis: Analysis) -> None:
         java.start()
         self._folder = folder
-        self._analysis = analysis
-        with failures(folder):
+        with failures(folder), java.lock:
             config = java_class("org.apache.lucene.index.IndexWriterConfig")(
                 view(ANALYZER, make_analyzer(analysis))
             )
@@ -232,6 +230,10 @@ class Writer:
             config.setUseCompoundFile(False)
             directory = java_class("org.apache.lucene.store.MMapDirectory")(_java_path(folder))
             self._writer = java_class(WRITER)(directory, config)
+            data = java_class("java.util.HashMap")()
+            data.put(COMMIT_KEY, java.java_text(json.dumps(analysis.record())))
+            self._writer.setLiveCommitData(data.entrySet())
+            self._commit = Program.method(WRITER, "commit", "long").bind(self._writer)
             self._add = self._program()
 
     def _program(self) -> Program:
@@ -259,51 +261,25 @@ class Writer:
         Java works in another thread meanwhile, so that a signal is heard.
         """
         with failures(self._folder):
-            data = java_class("java.util.HashMap")()
-            data.put(COMMIT_KEY, java.java_text(json.dumps(self._analysis.record())))
-            self._writer.setLiveCommitData(data.entrySet())
-            list(in_threads(lambda commit: commit(), [self._writer.commit], 1))
-            while self._writer.hasPendingMerges():
+            list(in_threads(lambda commit: commit(), [self._commit], 1))
+            while self._merging():
                 time.sleep(0.01)
-            count = int(self._writer.getDocStats().numDocs)
-            self._writer.close()
+            with java.lock:
+                count = int(self._writer.getDocStats().numDocs)
+                self._writer.close()
         return count
+
+    def _merging(self) -> bool:
+        with java.lock:
+            return bool(self._writer.hasPendingMerges())
 
     def give_up(self) -> None:
         """Stop merges and drop everything."""
-        with failures(self._folder):
+        with failures(self._folder), java.lock:
             self._writer.rollback()
 
 
 # ---------------------------------------------------------------- between
-
-
-def in_threads[A, R](
-    function: Callable[[A], R], items: Iterable[A], threads: int
-) -> Generator[R, None, None]:
-    """Yield `function(item)` in order, computed by threads; items are taken as they are needed.
-
-    Close the iterator to stop early: what has not begun is dropped, what has is waited for.
-    """
-    from concurrent.futures import ThreadPoolExecutor
-
-    def call(item: A) -> R:
-        try:
-            return function(item)
-        finally:
-            java.leave_thread()
-
-    pending: deque[Future[R]] = deque()
-    pool = ThreadPoolExecutor(threads)
-    try:
-        for item in items:
-            pending.append(pool.submit(call, item))
-            if len(pending) > 2 * threads:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def lines(texts: Iterable[str]) -> Any:

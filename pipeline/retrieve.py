@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import batched
 from pathlib import Path  # noqa: TC003 - settings are filled by their types at run time
@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import lucene, machine
 from pipeline.bm25 import BM25, Searcher
-from pipeline.errors import PipelineError, did_you_mean, shown
+from pipeline.errors import PipelineError, shown
 from pipeline.parts import bucket, joined, topic_blocks
 from pipeline.report import SILENT, Reporter
 from pipeline.stage import Job, Outcome, Recipe, producing
 from pipeline.store import atomic_file, digest_json
 from pipeline.textfile import STREAM
+from pipeline.threads import in_threads
 from pipeline.topics import Topics, read_topics
 from pipeline.trec import Ranking, check_tag, run_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Iterator
 
 VERSION = 1
 PARTS = 32  # parts of a run, unless that makes them large:
@@ -155,17 +156,13 @@ def _groups(topics: Topics) -> list[Group]:
     return [tuple(group) for group in groups.values()]
 
 
+@contextmanager
 def _searching(
     settings: RetrieveSettings, groups: list[Group], reporter: Reporter
-) -> closing[Generator[list[bytes], None, None]]:
+) -> Iterator[Iterator[list[bytes]]]:
     """Search groups of topics in threads; for each, in order, the run lines of its topics."""
-    return closing(_search_all(settings, groups, reporter))
-
-
-def _search_all(
-    settings: RetrieveSettings, groups: list[Group], reporter: Reporter
-) -> Generator[list[bytes], None, None]:
     if not groups:
+        yield iter(())
         return
     stop = threading.Event()
     with lucene.Index(settings.index) as index:
@@ -184,9 +181,9 @@ def _search_all(
                     lines.append(run_lines(Ranking(qid, docs), settings.tag))
             return lines
 
-        with closing(lucene.in_threads(search, groups, _threads(settings))) as results:
+        with closing(in_threads(search, groups, _threads(settings))) as results:
             try:
-                yield from results
+                yield results
             finally:
                 stop.set()
 
@@ -252,5 +249,5 @@ def _check(settings: RetrieveSettings) -> None:
     if settings.language is not None and settings.language not in lucene.LANGUAGES:
         raise PipelineError(
             f"no analysis for language {shown(settings.language)}",
-            did_you_mean(settings.language, list(lucene.LANGUAGES)),
+            f"known: {', '.join(lucene.LANGUAGES)}",
         )

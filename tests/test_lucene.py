@@ -290,36 +290,3 @@ def test_an_index_that_may_not_be_read_is_refused(index: Path, tmp_path: Path) -
         pytest.skip("this user may read everything")
     assert "index: no permission" in said[0]
     assert "other: no permission" in said[1]
-
-
-# ---------------------------------------------------------------- threads
-
-
-def test_threads_work_in_order_and_only_as_far_as_needed() -> None:
-    """Items are drawn as results are taken, so a collection is never read into memory."""
-    java.start()
-    drawn = []
-
-    def items() -> Iterable[int]:
-        for n in range(1000):
-            drawn.append(n)
-            yield n
-
-    results = lucene.in_threads(lambda n: n * n, items(), 2)
-    assert [next(results) for _ in range(3)] == [0, 1, 4]
-    results.close()
-    assert len(drawn) < 12
-
-
-def test_a_failure_in_a_thread_is_raised_and_ends_the_work() -> None:
-    """The first one in order; the rest is dropped."""
-    java.start()
-    done = []
-
-    def work(n: int) -> int:
-        done.append(n)
-        return 1 // (n - 3)
-
-    with pytest.raises(ZeroDivisionError):
-        list(lucene.in_threads(work, range(1000), 2))
-    assert len(done) < 20

@@ -1,12 +1,12 @@
-"""How fast BM25 searches, beside Anserini's SimpleSearcher, the class behind Pyserini's LuceneSearcher.
+"""How fast BM25 searches, beside the class behind Pyserini's LuceneSearcher.
 
-usage: PIPELINE_COLLECTIONS=FOLDER python scripts/bench/first_stage.py [REPEATS] [COLLECTION] [TOPICS]
+usage: PIPELINE_COLLECTIONS=FOLDER python first_stage.py [REPEATS] [COLLECTION] [TOPICS]
 
-Both run in one process over one index, in turn, topics to hits in Python (docid and score of each),
-1000 hits a topic. SimpleSearcher is called as Pyserini calls it: `search` topic by topic, its
-default, and `batch_search` with threads, its fastest documented way. Our stage is shown as well: it
-also writes the run, in parts. In the end all hits are compared: the same documents in the same
-order, and scores equal but for SimpleSearcher's rounding to four decimals.
+That is Anserini's SimpleSearcher. Both run in one process over one index, in turn, topics to hits
+in Python (docid and score of each), 1000 hits a topic. SimpleSearcher is called as Pyserini calls
+it: `search` topic by topic, its default, and `batch_search` with threads, its fastest documented
+way. Our stage is shown as well: it also writes the run, in parts. In the end all hits are compared:
+the same documents in the same order, and scores equal but for its rounding to four decimals.
 """
 
 import os
@@ -14,16 +14,20 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from itertools import batched
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline import java, machine
 from pipeline.bm25 import BM25, Searcher
 from pipeline.index import IndexSettings, index
-from pipeline.lucene import Index, in_threads
+from pipeline.lucene import Index
 from pipeline.retrieve import CALL_TOPICS, RetrieveSettings, retrieve
+from pipeline.threads import in_threads
 from pipeline.topics import Topics, read_topics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HITS = 1000
 Hits = dict[str, list[tuple[str, float]]]
@@ -64,7 +68,9 @@ class Contest:
     def search(self) -> Hits:
         """Pyserini's default: `LuceneSearcher.search`, one topic after the other."""
         return {
-            qid: [(hit.docid, hit.score) for hit in self._anserini.search(java.java_text(text), HITS)]
+            qid: [
+                (hit.docid, hit.score) for hit in self._anserini.search(java.java_text(text), HITS)
+            ]
             for qid, text in self.topics.items()
         }
 
@@ -97,7 +103,7 @@ def main() -> int:
     name = sys.argv[2] if len(sys.argv) > 2 else "nfcorpus"
     most = int(sys.argv[3]) if len(sys.argv) > 3 else 300
     folder = Path(os.environ["PIPELINE_COLLECTIONS"]) / name
-    topics = read_topics(sorted(folder.glob("topics.*.tsv"))[0])
+    topics = read_topics(min(folder.glob("topics.*.tsv")))
     topics = dict(list(topics.items())[:most])
     with tempfile.TemporaryDirectory(prefix="bench-first-stage-") as place:
         contest = Contest(Path(place), folder / "corpus.jsonl.gz", topics)

@@ -120,7 +120,9 @@ def main() -> int:
             for number, (name, (command, source, with_threads)) in enumerate(runs.items()):
                 output = work / f"index{number}"
                 taken[name].append(seconds(command(source, output, with_threads), output))
-        print(f"{count:,} passages, {threads} threads, {repeats} repeats, seconds from start to end")
+        print(
+            f"{count:,} passages, {threads} threads, {repeats} repeats, seconds from start to end"
+        )
         for name, times in taken.items():
             middle = statistics.median(times)
             each = " ".join(f"{t:.1f}" for t in times)
