@@ -34,6 +34,7 @@ LAYERS = [
     {"tables"},
     {"stage"},
     {"java"},
+    {"threads"},
     {"lucene"},
     {"bm25"},
     {"models"},
