@@ -64,9 +64,9 @@ def locate(model: str) -> Path:
             )
         return shipped
     path = Path(model)
-    if path.is_dir():
+    if model and path.is_dir():
         return path
-    if path.exists():
+    if model and path.exists():
         raise PipelineError(f"{path}: is a file", "name the folder that holds the model")
     if HUB_ID.fullmatch(model) and not path.parent.is_dir():
         return _from_hub(model)

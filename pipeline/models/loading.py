@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,9 @@ OFFSET_POSITIONS = frozenset(
         "data2vec-text",
     }
 )
+
+
+_LAYER = re.compile(r"\blayers?\.[0-9]+\.")
 
 
 def load_weights(folder: Path, auto_class: str, heads: bool) -> Any:
@@ -59,6 +63,11 @@ def load_weights(folder: Path, auto_class: str, heads: bool) -> Any:
             f"{folder}: no weights for {missing[0]}, so this is no trained reranker",
             "name a cross-encoder, or a folder of sentence-transformers with a modules.json",
         )
+    if dropped := [name for name in sorted(info["unexpected_keys"]) if _LAYER.search(name)]:
+        raise PipelineError(
+            f"{folder}: weights for {dropped[0]}, a layer that its config.json does not have",
+            "fetch or save the model again",
+        )
     for name, weights in model.state_dict().items():
         if weights.is_floating_point() and not bool(torch.isfinite(weights).all()):
             raise PipelineError(
@@ -86,7 +95,8 @@ def load_tokenizer(folder: Path, vocabulary: int) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-        size = tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=True)
+        numbers = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True).values()
+        size = max(numbers, default=0) + 1
     if not vocabulary // 2 <= size <= vocabulary:
         raise PipelineError(
             f"{folder}: the tokenizer knows {size:,} tokens and the model {vocabulary:,}",

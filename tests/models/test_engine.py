@@ -1,0 +1,139 @@
+"""Devices, precisions, batches, memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import PipelineError
+from pipeline.models import engine
+from pipeline.models.engine import batches, resolve, within_memory
+from pipeline.models.scorer import Wishes
+
+
+@given(
+    st.lists(st.integers(1, 600), max_size=80),
+    st.sampled_from([8, 64, 300, 1024, 65536]),
+)
+def test_batches_hold_every_sequence_once_within_the_budget(
+    lengths: list[int], budget: int
+) -> None:
+    """Longest first, padded to a multiple of 8, and no more padded tokens than the budget."""
+    made = list(batches(lengths, budget))
+
+    seen = [place for places, _ in made for place in places.tolist()]
+    assert sorted(seen) == list(range(len(lengths)))
+    assert [lengths[place] for place in seen] == sorted(lengths, reverse=True)
+    for places, width in made:
+        assert width % 8 == 0
+        assert max(lengths[place] for place in places) <= width
+        assert width * len(places) <= budget or len(places) == 1
+
+
+def test_sequences_of_equal_length_keep_their_order() -> None:
+    """Batches are a function of the topic: equal lengths are not shuffled."""
+    (places, _), *_ = batches([5] * 30, 1024)
+
+    assert places.tolist() == list(range(30))
+
+
+def test_auto_means_bf16_only_where_the_hardware_is_built_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Emulated bf16 is slower than float32, and float32 is exact."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for able, expected in (({"avx512_bf16": True}, "bf16"), ({"avx512_f": True}, "fp32")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able)
+        assert resolve(Wishes()).precision == expected
+        assert resolve(Wishes(precision="fp32")).precision == "fp32"
+
+
+def test_a_begun_stage_keeps_its_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was settled at the beginning holds for whatever is left to us, on the same device."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    begun = {"device": "cpu", "precision": "fp32", "threads": 7, "token_budget": 640}
+
+    kept = resolve(Wishes(), begun)
+    asked = resolve(Wishes(precision="bf16", threads=2, token_budget=512), begun)
+    elsewhere = resolve(Wishes(), begun | {"device": "cuda"})
+
+    assert (kept.precision, kept.threads, kept.token_budget) == ("fp32", 7, 640)
+    assert (asked.precision, asked.threads, asked.token_budget) == ("bf16", 2, 512)
+    assert (elsewhere.device, elsewhere.token_budget) == ("cpu", engine.BUDGETS["cpu"])
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        {"device": "cpu", "precision": "int3", "threads": -1, "token_budget": "many"},
+        {"device": 7},
+        {"device": "cpu", "threads": True, "token_budget": 0.5},
+    ],
+)
+def test_a_damaged_signature_is_no_trap(begun: dict[str, object]) -> None:
+    """A note that somebody edited is as good as none."""
+    resolved = resolve(Wishes(device="cpu"), begun)
+
+    assert resolved.precision in engine.DTYPES
+    assert resolved.threads >= 1
+    assert resolved.token_budget == engine.BUDGETS["cpu"]
+
+
+def test_a_gpu_that_is_not_there_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--device cuda` without one fails; `auto` does not."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    with pytest.raises(PipelineError, match="no usable GPU"):
+        resolve(Wishes(device="cuda"))
+    assert resolve(Wishes()).device == "cpu"
+
+
+@pytest.mark.parametrize("wishes", [Wishes(token_budget=7), Wishes(threads=5000)])
+def test_impossible_wishes_are_refused(wishes: Wishes) -> None:
+    """No forward pass has less than eight tokens, no machine five thousand threads."""
+    with pytest.raises(PipelineError, match="cannot be"):
+        resolve(wishes)
+
+
+def test_an_engine_never_asks_for_a_device_that_is_unknown() -> None:
+    """From Python, where types are not checked."""
+    with pytest.raises(PipelineError, match="'tpu'"):
+        resolve(Wishes(device="tpu"))  # type: ignore[arg-type]
+
+
+def test_the_signature_names_everything_that_decides_last_bits() -> None:
+    """Device, processor, precision, threads, budget and the versions of three libraries."""
+    signature = resolve(Wishes(device="cpu", precision="fp32", threads=2)).signature()
+
+    assert signature["device"] == "cpu"
+    assert signature["threads"] == 2
+    assert set(signature["versions"]) == {"torch", "transformers", "tokenizers"}
+    assert signature["versions"]["torch"] == torch.__version__
+    assert {"backend", "engine", "processor", "precision", "token_budget"} <= signature.keys()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:114] . DefaultCPUAllocator: can't allocate"),
+    ],
+)
+def test_lack_of_memory_halves_the_budget(error: Exception) -> None:
+    """However torch and Python say it; what fits in the end is told."""
+    tried = []
+
+    def compute(budget: int) -> np.ndarray:
+        tried.append(budget)
+        if budget > 200:
+            raise error
+        return np.ones(3)
+
+    _, budget = within_memory(1024, compute)
+
+    assert tried == [1024, 512, 256, 128]
+    assert budget == 128
