@@ -277,7 +277,10 @@ def _modules(folder: Path) -> tuple[Path, Mapping[str, Any], bool]:
         found[name] = folder / place
     if [name for name in MODULES if name in found] != list(found) or "Pooling" not in found:
         raise InputError(
-            path, None, f"the modules {', '.join(found)}", "they must be Transformer and Pooling"
+            path,
+            None,
+            f"consists of {', '.join(found) or 'nothing'}",
+            "two towers are read that consist of Transformer, Pooling and perhaps Normalize",
         )
     return found["Transformer"], read_table(found["Pooling"] / "config.json"), "Normalize" in found
 
