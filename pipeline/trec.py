@@ -12,6 +12,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import InputError, PipelineError, shown
+from pipeline.store import atomic_file
 from pipeline.textfile import lines
 
 if TYPE_CHECKING:
@@ -271,6 +272,25 @@ def _check_ids(ranking: Ranking) -> None:
             f"topic {shown(ranking.qid)}: document {shown(twice)} is ranked twice",
             "keep one score for each document of a topic",
         )
+
+
+def write_run(path: Path | str, rankings: Iterable[Ranking], tag: str) -> None:
+    """Write a whole run, or nothing; `.gz` names are compressed. Scores are lowered as needed.
+
+    Raises:
+        PipelineError: an illegal tag, a topic or document twice, an id with white space, a score
+            that is not finite.
+    """
+    check_tag(tag)
+    written: set[str] = set()
+    with atomic_file(path) as out:
+        for ranking in rankings:
+            if ranking.qid in written:
+                raise PipelineError(
+                    f"topic {shown(ranking.qid)} twice in one run", "give each topic one ranking"
+                )
+            written.add(ranking.qid)
+            out.write(run_lines(ranking, tag))
 
 
 # ---------------------------------------------------------------- qrels

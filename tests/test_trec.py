@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from refusal import refused
 
 from pipeline import trec
-from pipeline.errors import InputError
+from pipeline.errors import InputError, PipelineError
 from pipeline.trec import (
     Ranking,
     ScoredDoc,
@@ -26,6 +26,7 @@ from pipeline.trec import (
     read_qrels,
     read_run,
     run_lines,
+    write_run,
 )
 
 if TYPE_CHECKING:
@@ -363,3 +364,16 @@ def test_the_tiny_run(tiny: Path) -> None:
     idf = np.log(1 + (20 - 2 + 0.5) / (2 + 0.5))
     expected = 2 * idf / (1 + 0.9 * (1 - 0.4 + 0.4 * words))
     assert rankings[4].docs[0].score == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_written_run_reads_back_and_a_bad_one_leaves_nothing(tmp_path: Path) -> None:
+    """`write_run` is whole or nothing: a topic given twice leaves no file."""
+    path = tmp_path / "a.run.gz"
+    one, two = ordered("1", [ScoredDoc("a", 2.0), ScoredDoc("b", 1.0)]), ordered("2", [])
+    write_run(path, [one, two], "mine")
+    assert list(read_run(path)) == [one]
+
+    with pytest.raises(PipelineError, match="twice in one run"):
+        write_run(tmp_path / "b.run", [one, one], "mine")
+
+    assert [p.name for p in tmp_path.iterdir()] == ["a.run.gz"]

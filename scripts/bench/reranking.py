@@ -6,7 +6,8 @@ Same weights, same pairs, same threads, one process; everything is timed from te
 turn, and all repeats are shown. Pairs are topics of the demo with passages of the demo, drawn by a
 fixed seed. CrossEncoder is given all pairs in one call: at its defaults (the precision of the saved
 weights, batches of 32), in float32, and in bfloat16 with several batch sizes, the settings its
-documentation names for speed that need no other package. Ours scores topic by topic, as `pipeline rerank` does, and has met no passage before.
+documentation names for speed that need no other package. Ours scores topic by topic, as `pipeline
+rerank` does, and has met no passage before.
 """
 
 import os
@@ -102,7 +103,9 @@ def main() -> int:
             if repeat:
                 taken.setdefault(label, []).append(time.perf_counter() - started)
     pairs = topics * count
-    print(f"{model}: {topics} topics x {count} passages, {cpus()} threads, torch {torch.__version__}")
+    print(
+        f"{model}: {topics} topics x {count} passages, {cpus()} threads, torch {torch.__version__}"
+    )
     rates = {label: pairs / statistics.median(times) for label, times in taken.items()}
     for label, times in taken.items():
         each = " ".join(f"{pairs / seconds:.0f}" for seconds in times)
@@ -115,7 +118,9 @@ def main() -> int:
     exact, reference = scores["ours, fp32"], scores[labels[1]]
     spread = float(reference.std())
     worst = float(np.abs(exact - reference).max())
-    print(f"largest difference of scores, both fp32: {worst:.2e} (deviation of scores {spread:.3f})")
+    print(
+        f"largest difference of scores, both fp32: {worst:.2e} (deviation of scores {spread:.3f})"
+    )
     for label in (labels[2], "ours, bf16"):
         error = float(np.abs(scores[label] - reference).max())
         print(f"{label}: largest difference from fp32 {error:.2e}, {distinct(scores[label])}")
