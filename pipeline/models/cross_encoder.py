@@ -7,6 +7,7 @@ head) in float32: bf16 logits would keep 439 of 1,000 scores apart.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -164,7 +165,10 @@ class _Forward:
         self._model = model
         self._base = getattr(model, model.base_model_prefix)
         self._segmented = tokenizer.segmented and takes_segments(model)
-        self.kind = "first token" if self._can_be_shortened(tokenizer) else "whole"
+        self._short = self._shortened(tokenizer, engine)
+        self.kind = "whole" if self._short is None else "first token"
+        if self._short is not None:
+            self._base.encoder = None  # its weights were prepared anew
         pooler = getattr(self._base, "pooler", None)
         kept = {id(weights) for weights in pooler.parameters()} if pooler is not None else set()
         for weights in self._base.parameters():  # not the buffers: rotary angles want float32
@@ -176,11 +180,13 @@ class _Forward:
         model.to(engine.device)
 
     def __call__(self, batch: Batch) -> torch.Tensor:
-        return self._short(batch) if self.kind == "first token" else self._whole(batch)
+        if self._short is None:
+            return self._whole(batch)
+        return self._headed(self._short, batch)
 
-    def _short(self, batch: Batch) -> torch.Tensor:
+    def _headed(self, encoder: bert.FirstToken, batch: Batch) -> torch.Tensor:
         segments = batch.segments if self._segmented else torch.zeros_like(batch.segments)
-        first = bert.first_hidden(self._base, batch._replace(segments=segments)).float()
+        first = encoder.hidden(batch._replace(segments=segments)).float()
         pooler = getattr(self._base, "pooler", None)
         return self._model.classifier(first if pooler is None else pooler(first))  # type: ignore[no-any-return]
 
@@ -190,10 +196,10 @@ class _Forward:
         output = self._model(input_ids=batch.ids, attention_mask=mask, **segments)
         return output.logits.float()  # type: ignore[no-any-return]
 
-    def _can_be_shortened(self, tokenizer: Tokenizer) -> bool:
-        """Whether the shorter forward pass says what the model's own says, on a padded batch."""
+    def _shortened(self, tokenizer: Tokenizer, engine: Engine) -> bert.FirstToken | None:
+        """Prepare the shorter pass, if in float32 it says what the model's own says."""
         if self._model.config.model_type not in bert.KINDS:
-            return False
+            return None
         template = tokenizer.template
         assert template is not None  # noqa: S101 - checked before
         generator = np.random.default_rng(0)
@@ -202,15 +208,18 @@ class _Forward:
             generator.integers(size // 2, size, length, dtype=np.int32) for length in (3, 9, 4, 1)
         )
         batch = pair_batch(template, query, passages, 9 + 3 + template.size, tokenizer.pad, "cpu")
+        exact = replace(engine, device="cpu", precision="fp32")
         with torch.inference_mode():
             try:
-                short = self._short(batch)
+                short = self._headed(bert.FirstToken(self._base, exact), batch)
+                own = self._whole(batch)
+                if short.shape != own.shape or not torch.allclose(
+                    short, own, rtol=AGREEMENT, atol=AGREEMENT
+                ):
+                    return None
+                return bert.FirstToken(self._base, engine)
             except (AttributeError, TypeError, ValueError, RuntimeError):
-                return False  # a version of transformers that builds this model otherwise
-            own = self._whole(batch)
-        return short.shape == own.shape and bool(
-            torch.allclose(short, own, rtol=AGREEMENT, atol=AGREEMENT)
-        )
+                return None  # a version of transformers that builds this model otherwise
 
 
 def _float_inputs(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

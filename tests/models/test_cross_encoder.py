@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -92,14 +93,14 @@ def test_a_shorter_pass_that_disagrees_is_not_used(
     tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     """Should transformers build BERT otherwise one day, its own pass is taken, not a wrong one."""
-    right = bert.first_hidden
+    right = bert.FirstToken.hidden
 
     def spoilt(base: Any, batch: Any) -> torch.Tensor:
         if fault == "raises":
             raise AttributeError("no such layer")
         return right(base, batch) + 0.1
 
-    monkeypatch.setattr(bert, "first_hidden", spoilt)
+    monkeypatch.setattr(bert.FirstToken, "hidden", spoilt)
     model = CrossEncoder(tiny_model(), EXACT, Limits())
 
     assert model.signature["forward"] == "whole"
@@ -125,6 +126,35 @@ def test_the_head_is_float32_whatever_the_encoder(
     assert len(rounded) < 0.7 * len(passages)
     exact = CrossEncoder(tiny_model(kind), EXACT, Limits()).score(QUERY, passages).scores
     assert np.corrcoef(scores, exact)[0, 1] > 0.98
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_bf16_stays_near_float32_with_and_without_packed_weights(
+    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    """Weights in oneDNN's layout are the same model, on short sequences and on long ones."""
+    if not packed:
+        monkeypatch.setattr(bert, "_packing_works", lambda: False)
+    passages = [*PASSAGES, "the sun and a row " * 40]
+    exact = CrossEncoder(tiny_model(), EXACT, Limits()).score(QUERY, passages).scores
+    wishes = Wishes(device="cpu", precision="bf16", threads=1)
+
+    scores = CrossEncoder(tiny_model(), wishes, Limits()).score(QUERY, passages).scores
+
+    assert np.abs(scores - exact).max() < 0.1 * exact.std() + 0.05
+    assert np.corrcoef(scores, exact)[0, 1] > 0.99
+
+
+def test_another_activation_is_not_taken_for_gelu(own_model: Path) -> None:
+    """A BERT with ReLU keeps its ReLU."""
+    config = json.loads((own_model / "config.json").read_text())
+    tiny_models.write(own_model / "config.json", config | {"hidden_act": "relu"})
+
+    model = CrossEncoder(own_model, EXACT, Limits())
+
+    assert model.signature["forward"] == "first token"
+    expected = own_logits(own_model, QUERY, PASSAGES)[:, 0]
+    np.testing.assert_allclose(model.score(QUERY, PASSAGES).scores, expected, atol=2e-5)
 
 
 def test_the_same_topic_gets_the_same_bytes(tiny_model: Callable[..., Path]) -> None:
@@ -199,14 +229,14 @@ def test_out_of_memory_starts_the_topic_again_with_smaller_batches(
     """The budget is halved until it fits, the scores are the same, and the budget is told."""
     model = CrossEncoder(tiny_model(), EXACT, Limits())
     expected = model.score(QUERY, PASSAGES).scores
-    real = bert.first_hidden
+    real = bert.FirstToken.hidden
 
     def small_memory(base: Any, batch: Any) -> torch.Tensor:
         if batch.ids.numel() > 300:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return real(base, batch)
 
-    monkeypatch.setattr(bert, "first_hidden", small_memory)
+    monkeypatch.setattr(bert.FirstToken, "hidden", small_memory)
     result = model.score(QUERY, PASSAGES)
 
     assert result.lowered_budget == 256
@@ -223,7 +253,7 @@ def test_a_passage_that_never_fits_is_an_error(
     def no_memory(*_: Any) -> torch.Tensor:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(bert, "first_hidden", no_memory)
+    monkeypatch.setattr(bert.FirstToken, "hidden", no_memory)
 
     with pytest.raises(PipelineError, match="out of memory") as caught:
         model.score(QUERY, PASSAGES)
@@ -241,7 +271,7 @@ def test_other_errors_of_torch_are_not_taken_for_a_lack_of_memory(
         calls.append(1)
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(bert, "first_hidden", broken)
+    monkeypatch.setattr(bert.FirstToken, "hidden", broken)
 
     with pytest.raises(RuntimeError, match="mat1"):
         model.score(QUERY, PASSAGES)
