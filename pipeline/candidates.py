@@ -45,8 +45,11 @@ class _Place(NamedTuple):
 class Candidates:
     """The rankings of a run, in the order in which their topics appear; read once."""
 
-    def __init__(self, run: Path | str, topics: Topics, scratch: BinaryIO) -> None:
+    def __init__(self, run: Path | str, topics: Topics | None, scratch: BinaryIO) -> None:
         """Read a run to its end.
+
+        Args:
+            topics: those that the run may have; None allows any.
 
         Raises:
             PipelineError: as `read_run` does; or a topic of the run that is not among the topics.
@@ -56,7 +59,8 @@ class Candidates:
         digest = hashlib.sha256()
         position = scratch.seek(0, 2)
         for ranking in read_run(run):
-            need_topic(run, ranking.qid, topics)
+            if topics is not None:
+                need_topic(run, ranking.qid, topics)
             ids = "\n".join(doc.docid for doc in ranking.docs).encode()
             scores = np.array([doc.score for doc in ranking.docs], np.float32).tobytes()
             digest.update(f"{ranking.qid} {len(ids)} {len(scores)} ".encode() + ids + scores)

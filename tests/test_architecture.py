@@ -40,7 +40,7 @@ LAYERS = [
     {"models"},
     {"rescore"},
     {"reranking"},
-    {"index", "retrieve", "rerank", "evaluate", "distill", "demo", "doctor"},
+    {"index", "retrieve", "rerank", "fuse", "evaluate", "distill", "demo", "doctor"},
     {"experiment"},
     {"cli"},
     {"__main__"},

@@ -13,8 +13,8 @@ import pytest
 from killing import contents, run
 
 COMMANDS = (
-    "index", "retrieve", "rerank", "evaluate", "run", "status", "explain", "clean", "distill",
-    "demo", "doctor",
+    "index", "retrieve", "rerank", "fuse", "evaluate", "run", "status", "explain", "clean",
+    "distill", "demo", "doctor",
 )  # fmt: skip
 
 

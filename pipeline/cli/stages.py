@@ -1,14 +1,15 @@
-"""Commands that take files: index, retrieve, evaluate; and what such commands share."""
+"""Commands that take files: index, retrieve, fuse, evaluate; and what such commands share."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
 from pipeline.cli.console import outcome_record, plain_table, print_json, reporting
 from pipeline.errors import PipelineError, did_you_mean, shown
+from pipeline.fuse import FuseSettings, Method
 from pipeline.index import IndexSettings
 from pipeline.retrieve import RetrieveSettings
 from pipeline.textfile import STREAM
@@ -39,7 +40,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing unless i
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    for command in (index, retrieve, evaluate):
+    for command in (index, retrieve, fuse, evaluate):
         app.command()(command)
 
 
@@ -135,6 +136,42 @@ def retrieve(
         quiet=quiet,
         as_json=as_json,
     )
+
+
+def fuse(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Two runs or more; - is stdin.")
+    ],
+    output: Output,
+    method: Annotated[
+        str, typer.Option(help="rrf (reciprocal ranks) or weighted (standardised scores).")
+    ] = FuseSettings.method,
+    weights: Annotated[
+        list[float] | None,
+        typer.Option("--weight", help="Of each run, in their order; default: all equal."),
+    ] = None,
+    k: Annotated[float, typer.Option("--k", help="The constant of rrf.")] = FuseSettings.k,
+    hits: Annotated[int, typer.Option(help="Documents a topic.")] = FuseSettings.hits,
+    tag: Tag = FuseSettings.tag,
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fuse runs over the same topics into one: by their ranks, or by a weighted sum of scores."""
+    from pipeline import fuse as stage
+
+    settings = FuseSettings(
+        runs=tuple(runs),
+        output=output,
+        method=cast("Method", one_of("--method", method, get_args(Method))),
+        weights=tuple(weights or ()),
+        k=k,
+        hits=hits,
+        tag=tag,
+        force=force,
+    )
+    check_json(output, as_json)
+    run_stage("fuse", lambda reporter: stage.fuse(settings, reporter), quiet=quiet, as_json=as_json)
 
 
 def evaluate(
