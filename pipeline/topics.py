@@ -39,24 +39,13 @@ def read_topics(path: Path | str, field: str = "title") -> Topics:
     topics: Topics = {}
     places: dict[str, int] = {}
     for number, qid, text in _parse_topics(path, fields):
-        text = " ".join(text.encode("utf-8", "replace").decode().split())
-        if len(qid.split()) != 1 or not qid.isprintable():
-            raise InputError(
-                path,
-                number,
-                f"topic id {shown(qid)} is not one printable word",
-                "give each topic an id",
-            )
+        text = tidied(path, number, qid, text)
         if qid in topics:
             raise InputError(
                 path,
                 number,
                 f"topic {shown(qid)} again (first on line {places[qid]})",
                 "give each topic an id of its own",
-            )
-        if not text:
-            raise InputError(
-                path, number, f"topic {shown(qid)} has no text", "write the query, or delete it"
             )
         topics[qid], places[qid] = text, number
     if not topics:
@@ -67,44 +56,77 @@ def read_topics(path: Path | str, field: str = "title") -> Topics:
 def _parse_topics(path: Path | str, fields: list[str]) -> Iterator[tuple[int, str, str]]:
     start, source = from_first_text(path)
     if start.startswith("{"):
-        yield from _jsonl_topics(path, source)
+        for number, line in source:
+            yield number, *jsonl_topic(path, number, line)
     elif start.startswith("<"):
-        yield from _trec_topics(path, source, fields)
+        yield from trec_topics(path, source, fields)
     else:
         for number, line in source:
-            qid, tab, text = line.partition("\t")
-            if not tab:
-                raise InputError(
-                    path,
-                    number,
-                    f"no tab in {shown(line)}" if line.strip() else "an empty line",
-                    "a topic line is: qid TAB text",
-                )
-            yield number, qid.strip(), text
+            yield number, *tsv_topic(path, number, line)
 
 
-def _jsonl_topics(
-    path: Path | str, source: Iterator[tuple[int, str]]
-) -> Iterator[tuple[int, str, str]]:
-    for number, line in source:
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        if not isinstance(record, dict):
-            raise InputError(
-                path, number, f"not a JSON object: {shown(line)}", 'write {"id": …, "text": …}'
-            )
-        qid = next((record[key] for key in ID_KEYS if key in record), None)
-        text = next((record[key] for key in TEXT_KEYS if key in record), None)
-        if not isinstance(qid, str | int) or isinstance(qid, bool) or not isinstance(text, str):
-            raise InputError(
-                path,
-                number,
-                "no id or no text in this topic",
-                'write {"id": …, "text": …}; "qid" or "_id", and "query" are understood too',
-            )
-        yield number, str(qid), text
+def tidied(path: Path | str, number: int, qid: str, text: str) -> str:
+    """Return the text with single blanks, if topic and text can be used.
+
+    Raises:
+        InputError: an id that is not one printable word, or no text.
+    """
+    text = " ".join(text.encode("utf-8", "replace").decode().split())
+    if len(qid.split()) != 1 or not qid.isprintable():
+        raise InputError(
+            path,
+            number,
+            f"topic id {shown(qid)} is not one printable word",
+            "give each topic an id",
+        )
+    if not text:
+        raise InputError(
+            path, number, f"topic {shown(qid)} has no text", "write the query, or delete it"
+        )
+    return text
+
+
+def tsv_topic(path: Path | str, number: int, line: str) -> tuple[str, str]:
+    """Read the id and the text of a line `qid TAB text`.
+
+    Raises:
+        InputError: there is no tab.
+    """
+    qid, tab, text = line.partition("\t")
+    if not tab:
+        raise InputError(
+            path,
+            number,
+            f"no tab in {shown(line)}" if line.strip() else "an empty line",
+            "a topic line is: qid TAB text",
+        )
+    return qid.strip(), text
+
+
+def jsonl_topic(path: Path | str, number: int, line: str) -> tuple[str, str]:
+    """Read the id and the text of a line that is a JSON object.
+
+    Raises:
+        InputError: it is none, or has no id or no text.
+    """
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict):
+        raise InputError(
+            path, number, f"not a JSON object: {shown(line)}", 'write {"id": …, "text": …}'
+        )
+    qid = next((record[key] for key in ID_KEYS if key in record), None)
+    text = next((record[key] for key in TEXT_KEYS if key in record), None)
+    if not isinstance(qid, str | int) or isinstance(qid, bool) or not isinstance(text, str):
+        raise InputError(
+            path,
+            number,
+            "no id or no text in this topic",
+            'write {"id": …, "text": …}; "qid" or "_id", and "query" are understood too',
+        )
+    return str(qid), text
 
 
 # Words of inner tags; any other `<word>` in the middle of a line belongs to the text.
@@ -118,7 +140,7 @@ _LABELS = {
 }
 
 
-def _trec_topics(
+def trec_topics(
     path: Path | str, source: Iterator[tuple[int, str]], fields: list[str]
 ) -> Iterator[tuple[int, str, str]]:
     """Read `<top>` blocks, whose inner tags are often never closed and carry a label."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+BEIR_HEADER = [b"query-id", b"corpus-id", b"score"]
 TAG = re.compile(r"[A-Za-z0-9_-]{1,20}")
 MAX_DOCS = 1_000_000  # of one topic, the only thing held in memory
 FLOAT32_LIMIT = 2.0**128 - 2.0**103  # from here on, a float32 rounds to infinity
@@ -307,7 +308,7 @@ def read_qrels(path: Path | str) -> Qrels:
     columns_expected = 4
     for number, line in lines(path):
         columns = line.split()  # as in runs, white space is that of ASCII
-        if number == 1 and columns == [b"query-id", b"corpus-id", b"score"]:
+        if number == 1 and columns == BEIR_HEADER:
             columns_expected = 3
             continue
         if len(columns) != columns_expected:

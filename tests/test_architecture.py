@@ -40,7 +40,7 @@ LAYERS = [
     {"models"},
     {"rescore"},
     {"reranking"},
-    {"index", "retrieve", "rerank", "fuse", "evaluate", "distill", "demo", "doctor"},
+    {"index", "retrieve", "rerank", "fuse", "evaluate", "distill", "demo", "doctor", "lint"},
     {"experiment"},
     {"cli"},
     {"__main__"},

@@ -14,7 +14,7 @@ from killing import contents, run
 
 COMMANDS = (
     "index", "retrieve", "rerank", "fuse", "evaluate", "run", "status", "explain", "clean",
-    "distill", "demo", "doctor",
+    "distill", "demo", "doctor", "lint",
 )  # fmt: skip
 
 

@@ -1,0 +1,224 @@
+"""Whole lines of columns as arrays: where each word begins and ends, what can be asked at once.
+
+A block knows only lines with the same number of columns and one separator between them; `lines.py`
+brings any file into that form. Nothing here makes a Python object for a line.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+PADDING = 32  # bytes after the text, so that a load of eight never leaves the buffer
+MAX_DIGITS = 15  # of a number whose quotient by a power of ten is correctly rounded
+WIDEST_NUMBER = 20
+_MIX = 0x9E3779B97F4A7C15
+_STIR = 0xBF58476D1CE4E5B9
+
+
+def separators(text: bytes, columns: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]] | None:
+    """Places of white space and what it is, shape (lines, columns), or None without such an order.
+
+    In order: so many words, a blank or a tab after each, after the last a line feed.
+    """
+    import numpy as np
+
+    array = np.frombuffer(text, np.uint8)
+    places = np.flatnonzero(array <= 32)
+    if len(places) % columns or not len(places) or len(text) != places[-1] + 1:
+        return None
+    if places[0] == 0 or bool((places[1:] - places[:-1] == 1).any()):
+        return None  # an empty word
+    white = array[places].reshape(-1, columns)
+    if not bool((white[:, -1] == 10).all()):
+        return None
+    between = white[:, :-1]
+    if not bool(((between == 32) | (between == 9)).all()):
+        return None
+    return places.reshape(-1, columns), white
+
+
+def in_columns(text: bytes, columns: int, numbers: NDArray[np.int64]) -> Block:
+    """Take lines that are known to be in order."""
+    import numpy as np
+
+    places = np.flatnonzero(np.frombuffer(text, np.uint8) <= 32).reshape(-1, columns)
+    return Block(text, np.ascontiguousarray(places.T), numbers)
+
+
+class Block:
+    """Lines in order, `numbers[i]` the number of line `i` in its file.
+
+    `ends[c, i]` is the place behind the word of column `c`; the next one begins behind that.
+    """
+
+    def __init__(
+        self, text: bytes, ends: NDArray[np.int64], numbers: NDArray[np.int64], start: int = 0
+    ) -> None:
+        import numpy as np
+
+        self.text, self.ends, self.numbers, self.start = text, ends, numbers, start
+        padded = text + bytes(PADDING)
+        self._bytes = np.frombuffer(padded, np.uint8)
+        self._words = np.ndarray((len(text) + PADDING - 8,), "<u8", padded, 0, (1,))
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def token(self, line: int, column: int) -> bytes:
+        """One word."""
+        start = self.ends[column - 1, line] + 1 if column else self._line_start(line)
+        return self.text[start : self.ends[column, line]]
+
+    def _line_start(self, line: int) -> int:
+        return int(self.ends[-1, line - 1]) + 1 if line else self.start
+
+    def starts(self, column: int) -> NDArray[np.int64]:
+        """Where the words of a column begin."""
+        import numpy as np
+
+        found: NDArray[np.int64]
+        if column:
+            found = self.ends[column - 1] + 1
+        else:
+            found = np.empty_like(self.ends[0])
+            found[:1] = self.start
+            found[1:] = self.ends[-1, :-1] + 1
+        return found
+
+    def tokens(self, column: int, begin: int = 0, end: int | None = None) -> list[bytes]:
+        """The words of a column, of lines `begin` to `end`."""
+        text = self.text
+        starts = self.starts(column)[begin:end].tolist()
+        ends = self.ends[column, begin:end].tolist()
+        return [text[a:b] for a, b in zip(starts, ends, strict=True)]
+
+    def widths(self, column: int) -> NDArray[np.int64]:
+        """Lengths of a column's words in bytes."""
+        found: NDArray[np.int64] = self.ends[column] - self.starts(column)
+        return found
+
+    def words(self, column: int) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
+        """Eight bytes of every word at a time, zeros behind its end; with what is left of it."""
+        import numpy as np
+
+        starts = self.starts(column)
+        left = self.ends[column] - starts
+        masks = np.array([(1 << 8 * n) - 1 for n in range(9)], np.uint64)
+        for offset in range(0, int(left.max(initial=0)), 8):
+            rest = left - offset
+            at = np.minimum(starts + offset, len(self._words) - 1)
+            yield self._words[at] & masks[np.minimum(np.maximum(rest, 0), 8)], rest
+
+    def changes(self, column: int) -> NDArray[np.bool_]:
+        """Where a word is not that of the line before; the first line always."""
+        import numpy as np
+
+        widths = self.widths(column)
+        other = np.ones(len(self), bool)
+        other[1:] = widths[1:] != widths[:-1]
+        for word, _ in self.words(column):
+            other[1:] |= word[1:] != word[:-1]
+        return other
+
+    def differs(self, column: int, expected: bytes) -> NDArray[np.bool_]:
+        """Where a word is not `expected`."""
+        other: NDArray[np.bool_] = self.widths(column) != len(expected)
+        padded = expected + bytes(8)
+        for place, (word, _) in enumerate(self.words(column)):
+            if 8 * place < len(expected):
+                wanted = int.from_bytes(padded[8 * place : 8 * place + 8], "little")
+                left = len(expected) - 8 * place
+                other |= word != (wanted & ((1 << 8 * min(left, 8)) - 1))
+        return other
+
+    def hashes(self, column: int) -> NDArray[np.uint64]:
+        """64 bits of each word, equal for equal words of any block."""
+        import numpy as np
+
+        found = self.widths(column).astype(np.uint64)
+        with np.errstate(over="ignore"):
+            for word, left in self.words(column):
+                mixed = (found ^ word) * np.uint64(_MIX)
+                mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(_STIR)
+                found = np.where(left > 0, mixed ^ (mixed >> np.uint64(29)), found)
+        return found
+
+    def decimals(self, column: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Numbers as Python's float() reads them, and the lines whose words are none.
+
+        Up to fifteen digits and a point are one exact division; other spellings go one by one.
+        """
+        import numpy as np
+
+        mantissa, scale, signed, plain = self._digits(column)
+        power = np.power(10.0, np.arange(WIDEST_NUMBER + 1))
+        values = mantissa / power[scale]
+        values = np.where(signed == 45, -values, values)
+        none = []
+        for line in np.flatnonzero(~plain).tolist():
+            token = self.token(line, column)
+            try:
+                if b"_" in token:  # Python's own spelling of thousands
+                    raise ValueError
+                values[line] = float(token)
+            except ValueError:
+                values[line] = np.nan
+                none.append(line)
+        return values, np.array(none, np.int64)
+
+    def integers(self, column: int) -> NDArray[np.int64]:
+        """Whole numbers without a sign, and -1 for any other word."""
+        import numpy as np
+
+        mantissa, scale, signed, plain = self._digits(column, points=False)
+        return np.where(plain & (signed == 0) & (scale == 0), mantissa, -1)
+
+    def _digits(
+        self, column: int, *, points: bool = True
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8], NDArray[np.bool_]]:
+        """Digits as one whole number, how many follow the point, the sign, whether that is all."""
+        import numpy as np
+
+        starts = self.starts(column)
+        widths = self.ends[column] - starts
+        first = self._bytes[starts]
+        sign = np.where((first == 43) | (first == 45), first, 0).astype(np.uint8)
+        mantissa = np.zeros(len(self), np.int64)
+        digits = np.zeros(len(self), np.uint8)
+        scale = np.zeros(len(self), np.uint8)
+        dots = np.zeros(len(self), np.uint8)
+        for offset in range(min(int(widths.max(initial=0)), WIDEST_NUMBER)):
+            character = self._bytes[starts + offset]
+            inside = offset < widths
+            value = character - np.uint8(48)  # what is below '0' wraps around to far above 9
+            digit = (value <= 9) & inside
+            mantissa = np.where(digit, mantissa * 10 + value, mantissa)
+            digits += digit
+            if points:
+                scale += digit & (dots > 0)
+                dots += (character == 46) & inside
+        all_of_it = (digits + dots.astype(np.int64) + (sign > 0)) == widths
+        plain = all_of_it & (digits >= 1) & (digits <= MAX_DIGITS) & (dots <= 1)
+        return mantissa, scale.astype(np.int64), sign, plain
+
+    def part(self, begin: int, end: int) -> Block:
+        """Lines `begin` to `end` as a block of its own over the same bytes."""
+        if begin == 0 and end == len(self):
+            return self
+        other = copy(self)
+        other.numbers, other.ends = self.numbers[begin:end], self.ends[:, begin:end]
+        other.start = self._line_start(begin)
+        return other
+
+    def bytes(self) -> bytes:
+        """The lines themselves."""
+        if not len(self):
+            return b""
+        return self.text[self.start : int(self.ends[-1, -1]) + 1]

@@ -1,0 +1,174 @@
+"""One file checked: told apart by its first line, read once (twice where topics lie apart)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pipeline.errors import InputError, PipelineError, shown_path
+from pipeline.lint.findings import SHOWN, Findings, Report
+from pipeline.lint.judgements import GRADE, check_qrels, check_topics
+from pipeline.lint.lines import rereadable
+from pipeline.lint.mend import Mended, mend, need_mendable
+from pipeline.lint.references import Documents, References
+from pipeline.lint.runs import TREC, MarcoCheck, TrecCheck
+from pipeline.lint.stream import collected_topics, topic_blocks
+from pipeline.textfile import MAX_LINE, UTF8_MARK
+from pipeline.topics import read_topics
+from pipeline.trec import BEIR_HEADER, read_qrels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+    from typing import BinaryIO
+
+Format = Literal["trec", "msmarco", "qrels", "topics"]
+NAMES: dict[Format, str] = {
+    "trec": "TREC run",
+    "msmarco": "MS MARCO run",
+    "qrels": "judgements",
+    "topics": "topics",
+}
+
+
+@dataclass(frozen=True)
+class LintSettings:
+    """What files are held against, and how much is said."""
+
+    topics: Path | None = None
+    qrels: Path | None = None
+    index: Path | None = None
+    collection: str | None = None
+    format: Format | None = None  # None: told by the first line
+    depth: int = 1000
+    shown: int = SHOWN  # findings of one kind
+    fix: Path | None = None
+    tag: str | None = None
+
+
+def lint(
+    paths: list[Path], settings: LintSettings, heard: Callable[[Mended], None] | None = None
+) -> Iterator[Report]:
+    """Check files one after the other; write the canonical copy if asked to.
+
+    Raises:
+        PipelineError: a file cannot be opened, or what it is held against cannot be read.
+        CheckFailedError: after the report, if it holds what no program can mend.
+    """
+    references = _references(settings)
+    try:
+        for path in paths:
+            with rereadable(path) as again:
+                found = settings.format or told(again)
+                report = _checked(path, again, found, references, settings.shown)
+                yield report
+                if settings.fix is None:
+                    continue
+                if found not in ("trec", "msmarco"):
+                    raise PipelineError(
+                        f"{shown_path(path)}: only runs are mended, and these are {NAMES[found]}",
+                        "leave --fix out",
+                    )
+                need_mendable(path, report.findings)
+                mended = mend(
+                    path,
+                    again,
+                    settings.fix,
+                    report.findings,
+                    marco=found == "msmarco",
+                    tag=settings.tag,
+                )
+                if heard:
+                    heard(mended)
+    finally:
+        if references.documents is not None:
+            references.documents.close()
+
+
+def _references(settings: LintSettings) -> References:
+    documents = None
+    names = {"topics": str(settings.topics), "qrels": str(settings.qrels)}
+    topics = None if settings.topics is None else frozenset(read_topics(settings.topics))
+    qrels = None if settings.qrels is None else read_qrels(settings.qrels)
+    if settings.collection is not None:
+        documents = Documents.of_collection(settings.collection)
+        names["documents"] = settings.collection
+    elif settings.index is not None:
+        documents = Documents.of_index(settings.index)
+        names["documents"] = str(settings.index)
+    return References(topics, qrels, documents, settings.depth, names)
+
+
+def _checked(
+    path: Path | str,
+    again: Callable[[], AbstractContextManager[BinaryIO]],
+    found: Format,
+    references: References,
+    shown: int,
+) -> Report:
+    findings = Findings(shown)
+    if found in ("qrels", "topics"):
+        with again() as stream:
+            check = check_qrels if found == "qrels" else check_topics
+            return Report(str(path), NAMES[found], findings, check(stream, path, findings))
+    kind, layout = (TrecCheck, TREC) if found == "trec" else (MarcoCheck, MarcoCheck.layout)
+    with again() as stream:
+        run = kind(findings, references)
+        for block in topic_blocks(stream, path, layout, findings):
+            run.feed(block)
+    if run.scattered:
+        # What was said about topics was said about pieces of them: say it again of the whole.
+        first, findings = findings, Findings(shown)
+        with again() as stream:
+            run = kind(findings, references)
+            for block in collected_topics(stream, path, layout, findings):
+                run.feed(block)
+        findings.found["scattered"] = first.found["scattered"]
+        findings.counts["scattered"] = first.counts["scattered"]
+    if run.lines:
+        run.finish()
+    elif not findings.counts:
+        findings.add("empty", None, "the run is empty")
+    return Report(str(path), NAMES[found], findings, run.facts())
+
+
+def told(again: Callable[[], AbstractContextManager[BinaryIO]]) -> Format:
+    """Tell what a file is by its first line that is neither blank nor a comment.
+
+    Raises:
+        StorageError: it cannot be opened.
+    """
+    try:
+        with again() as stream:
+            start = stream.read(MAX_LINE)
+    except InputError:
+        return "trec"  # damaged; the checker says so
+    for line in start.removeprefix(UTF8_MARK).splitlines():
+        words = line.split()
+        if not words or (words[0].startswith(b"#") and b"\t" not in line):
+            continue
+        return _told_by(line, words)
+    return "trec"
+
+
+def _told_by(line: bytes, words: list[bytes]) -> Format:
+    if line.lstrip()[:1] in (b"{", b"<"):
+        return "topics"
+    if words == BEIR_HEADER:
+        return "qrels"
+    if len(words) == 6 and (words[1].upper() == b"Q0" or _is_number(words[4])):
+        return "trec"
+    if len(words) == 4 and GRADE.fullmatch(words[3]) and line.count(b"\t") != 1:
+        return "qrels"
+    if len(words) == 3 and words[2].isdigit() and line.count(b"\t") != 1:
+        return "msmarco"
+    return "topics" if b"\t" in line and words[1:2] != [b"Q0"] else "trec"
+
+
+def _is_number(word: bytes) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True

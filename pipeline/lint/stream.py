@@ -1,0 +1,134 @@
+"""A run as blocks of whole topics: as it comes, or collected where a topic's lines lie apart."""
+
+from __future__ import annotations
+
+import zlib
+from contextlib import ExitStack
+from itertools import accumulate
+from typing import TYPE_CHECKING, BinaryIO
+
+from pipeline.errors import shown
+from pipeline.lint.block import Block, in_columns, separators
+from pipeline.lint.lines import Layout, chunks, in_order
+from pipeline.store import scratch_file
+from pipeline.textfile import STREAM
+from pipeline.trec import MAX_DOCS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pipeline.lint.findings import Findings
+
+BUCKETS = 64  # of a run whose topics lie apart: one at a time is in memory
+
+
+def blocks(
+    stream: BinaryIO, path: Path | str, layout: Layout, findings: Findings
+) -> Iterator[Block]:
+    """Yield the lines of a run that are in order, a block at a time."""
+    import numpy as np
+
+    for first, text in chunks(stream, path, findings):
+        found = separators(text, layout.columns)
+        numbers = None
+        if found is None or _longest(found[0]) > MAX_PLAIN_LINE or _comments(text, found[0]):
+            text, some = in_order(text, first, layout, findings)
+            found, numbers = separators(text, layout.columns), np.array(some, np.int64)
+        if found is None:
+            continue
+        places, white = found
+        if numbers is None:
+            numbers = np.arange(first, first + len(places))
+        other = (white[:, :-1] != layout.separator[0]).any(axis=1)
+        if bool(other.any()):
+            at = int(np.flatnonzero(other)[0])
+            line = text[int(places[at - 1, -1]) + 1 if at else 0 : int(places[at, -1])]
+            message = f"tabs and blanks in {shown(line.decode('utf-8', 'replace'))}"
+            findings.add(layout.separators, int(numbers[at]), message, int(other.sum()))
+        yield Block(text, np.ascontiguousarray(places.T), numbers)
+
+
+MAX_PLAIN_LINE = 1000  # bytes; longer lines are looked at one by one
+
+
+def _comments(text: bytes, places: NDArray[np.int64]) -> bool:
+    import numpy as np
+
+    begins = np.frombuffer(text, np.uint8)[places[:-1, -1] + 1]
+    return text.startswith(b"#") or bool((begins == ord("#")).any())
+
+
+def _longest(places: NDArray[np.int64]) -> int:
+    ends = places[:, -1]
+    return int(max(ends[0], (ends[1:] - ends[:-1]).max(initial=0)))
+
+
+def topic_blocks(
+    stream: BinaryIO, path: Path | str, layout: Layout, findings: Findings
+) -> Iterator[Block]:
+    """Like `blocks`, but the lines of a topic that follow each other are never in two blocks."""
+    import numpy as np
+
+    held: Block | None = None
+    for block in blocks(stream, path, layout, findings):
+        if held is not None:
+            block = joined([held, block])
+        begin = int(np.flatnonzero(block.changes(0))[-1])
+        if begin:
+            yield block.part(0, begin)
+        held = block.part(begin, len(block))
+        if len(held) > MAX_DOCS:
+            qid = held.token(0, 0).decode("utf-8", "replace")
+            message = f"more than {MAX_DOCS:,} documents in topic {shown(qid)}"
+            findings.add("huge", int(held.numbers[MAX_DOCS]), message)
+            yield held
+            held = None
+    if held is not None:
+        yield held
+
+
+def joined(some: list[Block]) -> Block:
+    """One block of several, in this order."""
+    import numpy as np
+
+    texts = [block.bytes() for block in some]
+    offsets = accumulate(map(len, texts), initial=0)
+    ends = [block.ends + (at - block.start) for block, at in zip(some, offsets, strict=False)]
+    numbers = np.concatenate([block.numbers for block in some])
+    return Block(b"".join(texts), np.concatenate(ends, axis=1), numbers)
+
+
+def collected_topics(
+    stream: BinaryIO, path: Path | str, layout: Layout, findings: Findings
+) -> Iterator[Block]:
+    """Yield a run topic by topic, though its lines lie apart: by way of scratch files.
+
+    Topics come in no order to rely on; lines of one keep theirs. Memory holds a 64th of the run.
+    """
+    import numpy as np
+
+    with ExitStack() as stack:
+        buckets = [stack.enter_context(scratch_file(STREAM)) for _ in range(BUCKETS)]
+        pieces: list[list[tuple[int, NDArray[np.int64]]]] = [[] for _ in buckets]
+        for block in topic_blocks(stream, path, layout, findings):
+            begins = np.flatnonzero(block.changes(0)).tolist()
+            for begin, end in zip(begins, [*begins[1:], len(block)], strict=True):
+                part = block.part(begin, end)
+                text = part.bytes()
+                number = zlib.crc32(part.token(0, 0)) % BUCKETS
+                buckets[number].write(text)
+                pieces[number].append((len(text), part.numbers))
+        for bucket, some in zip(buckets, pieces, strict=True):
+            bucket.seek(0)
+            topics: dict[bytes, list[Block]] = {}
+            for size, numbers in some:
+                text = bucket.read(size)
+                part = in_columns(text, layout.columns, numbers)
+                topics.setdefault(part.token(0, 0), []).append(part)
+            some.clear()
+            for parts in topics.values():
+                yield joined(parts) if len(parts) > 1 else parts[0]
