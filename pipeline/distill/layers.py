@@ -6,6 +6,7 @@ nor the way sequences are batched changes its value. Masks are (sequences, posit
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -79,8 +80,8 @@ def relation_kl(student: Tensor, teacher: Tensor, mask: Tensor, heads: int) -> T
 
 def _scores(queries: Tensor, keys: Tensor) -> Tensor:
     """Scaled dot products in float32."""
-    dots: Tensor = queries.float() @ keys.float().transpose(-1, -2)
-    return dots / queries.shape[-1] ** 0.5
+    width: int = queries.shape[-1]
+    return torch.matmul(queries.float(), keys.float().transpose(-1, -2)) / math.sqrt(width)
 
 
 def _mean(errors: Tensor, mask: Tensor) -> Tensor:

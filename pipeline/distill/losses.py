@@ -107,9 +107,13 @@ def bce(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     """Pointwise cross-entropy with hard labels; of two logits' difference it is their softmax CE.
 
     The hard-label loss of Simplified TinyBERT (2009.07531) and of pointwise rerankers (1901.04085).
+    Topics whose group holds nothing relevant count nothing: a label that is not known is no zero.
     """
     del teacher
-    return F.binary_cross_entropy_with_logits(student, labels)
+    usable = (labels > 0).any(dim=1)
+    if not usable.any():
+        return student.sum() * 0.0
+    return F.binary_cross_entropy_with_logits(student[usable], labels[usable])
 
 
 def hinge(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
