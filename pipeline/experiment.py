@@ -131,6 +131,10 @@ class _Layout:
 
     def steps(self) -> Iterator[Step]:
         """Yield the steps in the order in which they run."""
+        if self._tables.get("distill", {}).get("raw_text") is True:
+            only(self._tables, ("schema", "name", "collection", "distill"), "", self._path)
+            yield self._distill_step([], ())
+            return
         built: tuple[str, ...] = ()
         if "collection" in self._tables:
             yield self._index_step()
@@ -273,7 +277,7 @@ class _Layout:
         from pipeline.distill.settings import DistillConfig
 
         made = {step.name: step.output.absolute() for step in runs}
-        made["bm25"] = made["retrieve"]
+        made["bm25"] = made.get("retrieve", Path("bm25"))
         options = dict(self._table("distill"))
         teachers = options.get("teacher_runs", [])
         if isinstance(teachers, list):
@@ -286,7 +290,7 @@ class _Layout:
             "distill",
             self._path,
             given={
-                "topics": self._topics["topics"],
+                "topics": self._topics.get("topics"),
                 "collection": self._beside(text(collection, "path", "collection", self._path)),
                 "output": output,
                 "work": stage.parts_path(output),

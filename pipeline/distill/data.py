@@ -5,16 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.collection import load_texts
-from pipeline.distill.groups import Pool, TeacherRun, Tokens, read_pool, relevant
+from pipeline.collection import documents, load_texts
+from pipeline.distill.groups import TeacherRun, read_pool, relevant
+from pipeline.distill.settings import DistillConfig
 from pipeline.errors import PipelineError
 from pipeline.topics import read_topics
 from pipeline.trec import read_qrels
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
-    from pipeline.distill.settings import DistillConfig
+    from pipeline.distill.groups import Pool, Rows
+    from pipeline.distill.settings import TrainConfig
+    from pipeline.topics import Topics
+
+    Tokenise = Callable[[Iterable[str], int], Rows]
 
 
 @dataclass(frozen=True)
@@ -25,27 +33,59 @@ class Data:
     positives: dict[str, set[int]]
     qids: list[str]
     queries: dict[str, NDArray[Any]]
-    passages: Tokens
+    passages: Rows
 
 
-def read_data(config: DistillConfig, tokenizer: Any) -> Data:
-    """Read teacher runs, labels and texts, and tokenise every topic and passage once.
+def read_data(config: TrainConfig, tokens: Tokenise) -> Data:
+    """Read candidates, scores, labels and texts, and tokenise every topic and passage once.
+
+    Args:
+        tokens: of the model that is trained: texts and a limit -> token ids.
 
     Raises:
         PipelineError: no topic has enough candidates, or a candidate is not in the collection.
     """
+    assert config.topics is not None  # noqa: S101 - the settings were checked
     topics = read_topics(config.topics, config.field)
-    shares = config.teacher_weights or (1.0,) * len(config.teacher_runs)
-    pool = read_pool(list(map(TeacherRun, config.teacher_runs, shares)), topics)
+    pool = _pool(config, topics)
     positives = relevant(pool, read_qrels(config.qrels)) if config.qrels else {}
     qids = [qid for qid, row in pool.rows.items() if len(row.docs) >= config.group_size]
     if len(qids) < config.topics_per_step:
         raise PipelineError(
-            f"{config.teacher_runs[0]}: {len(qids)} topics have {config.group_size} candidates "
+            f"{_runs(config)[0]}: {len(qids)} topics have {config.group_size} candidates "
             f"or more, fewer than topics_per_step = {config.topics_per_step}",
             "retrieve more candidates, or use smaller groups or steps",
         )
-    queries = Tokens(tokenizer, (topics[qid] for qid in qids), config.max_query_tokens)
+    queries = tokens((topics[qid] for qid in qids), config.max_query_tokens)
     texts = load_texts(config.collection, pool.docids)
-    passages = Tokens(tokenizer, (texts[docid] for docid in pool.docids), config.max_tokens)
+    passages = tokens((texts[docid] for docid in pool.docids), config.max_tokens)
     return Data(pool, positives, qids, dict(zip(qids, queries, strict=True)), passages)
+
+
+def _runs(config: TrainConfig) -> tuple[Path, ...]:
+    assert isinstance(config, DistillConfig)  # noqa: S101
+    return config.teacher_runs
+
+
+def _pool(config: TrainConfig, topics: Topics) -> Pool:
+    assert isinstance(config, DistillConfig)  # noqa: S101
+    shares = config.teacher_weights or (1.0,) * len(config.teacher_runs)
+    teachers = list(map(TeacherRun, config.teacher_runs, shares))
+    return read_pool(teachers, topics, raw=config.raw_scores)
+
+
+def read_texts(config: TrainConfig, tokens: Tokenise) -> Rows:
+    """Tokenise every text of a collection, with room for two special tokens.
+
+    Raises:
+        PipelineError: fewer texts than one step takes.
+    """
+    texts = (document.text for document in documents(config.collection))
+    found = tokens(texts, config.max_tokens - 2)
+    if len(found) < config.topics_per_step:
+        raise PipelineError(
+            f"{config.collection}: {len(found)} texts, fewer than topics_per_step = "
+            f"{config.topics_per_step}",
+            "use smaller steps, or more text",
+        )
+    return found

@@ -5,23 +5,24 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-
 from pipeline.collection import load_texts
-from pipeline.distill.groups import Tokens
-from pipeline.distill.student import Limits, pair_logits
 from pipeline.errors import PipelineError
 from pipeline.measures import evaluate_rankings
 from pipeline.topics import read_topics
 from pipeline.trec import Ranking, ScoredDoc, ordered, read_qrels, read_run
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
+    from pipeline.distill.data import Tokenise
+    from pipeline.distill.forward import Limits
     from pipeline.distill.settings import DevSet
     from pipeline.trec import Qrels
+
+    Score = Callable[[Sequence[NDArray[Any]], Sequence[NDArray[Any]]], Tensor]
 
 
 class _Loaded(NamedTuple):
@@ -34,29 +35,19 @@ class _Loaded(NamedTuple):
 
 
 class Development:
-    """All development sets, read and tokenised once; false if there are none."""
+    """All development sets, read and tokenised once."""
 
-    def __init__(self, sets: Sequence[DevSet], tokenizer: Any, limits: Limits) -> None:
-        self._limits = limits
-        self._sets = [_load(one, tokenizer, limits) for one in sets]
+    def __init__(self, sets: Sequence[DevSet], tokens: Tokenise, limits: Limits) -> None:
+        self._sets = [_load(one, tokens, limits) for one in sets]
 
-    def __bool__(self) -> bool:
-        return bool(self._sets)
-
-    def evaluate(
-        self, student: Any, special: tuple[int, int, int], budget: int, precision: str
-    ) -> dict[str, float]:
+    def evaluate(self, score: Score) -> dict[str, float]:
         """Rerank every set's candidates; mean measure by name of set."""
-        device = next(student.parameters()).device.type
         result = {}
         for one in self._sets:
             rankings = []
             for ranking, query in zip(one.rankings, one.queries, strict=True):
-                bf16 = torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
-                with torch.inference_mode(), bf16:
-                    passages = [one.passages[doc.docid] for doc in ranking.docs]
-                    queries = [query] * len(passages)
-                    scores = pair_logits(student, queries, passages, special, self._limits, budget)
+                passages = [one.passages[doc.docid] for doc in ranking.docs]
+                scores = score([query] * len(passages), passages)
                 docs = map(ScoredDoc, (d.docid for d in ranking.docs), scores.tolist())
                 rankings.append(ordered(ranking.qid, docs))
             result[one.name] = evaluate_rankings(one.qrels, rankings, [one.measure]).mean[
@@ -65,7 +56,7 @@ class Development:
         return result
 
 
-def _load(one: DevSet, tokenizer: Any, limits: Limits) -> _Loaded:
+def _load(one: DevSet, tokens: Tokenise, limits: Limits) -> _Loaded:
     qrels, topics = read_qrels(one.qrels), read_topics(one.topics)
     rankings = [
         Ranking(ranking.qid, ranking.docs[: one.depth])
@@ -80,6 +71,6 @@ def _load(one: DevSet, tokenizer: Any, limits: Limits) -> _Loaded:
     rankings = rankings[: one.limit or None]
     qrels = {ranking.qid: qrels[ranking.qid] for ranking in rankings}
     texts = load_texts(one.collection, {d.docid for ranking in rankings for d in ranking.docs})
-    passages = dict(zip(texts, Tokens(tokenizer, texts.values(), limits.pair), strict=True))
-    queries = list(Tokens(tokenizer, (topics[r.qid] for r in rankings), limits.query))
+    passages = dict(zip(texts, tokens(texts.values(), limits.pair), strict=True))
+    queries = list(tokens((topics[r.qid] for r in rankings), limits.query))
     return _Loaded(one.name, one.measure, qrels, rankings, queries, passages)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from pipeline.trec import read_run
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
-    from typing import Any
 
     from numpy.typing import NDArray
 
@@ -76,7 +75,7 @@ def standardised(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     return centred / np.float32(spread) if spread > 1e-12 else centred * np.float32(0)
 
 
-def read_pool(teachers: Sequence[TeacherRun], topics: Topics) -> Pool:
+def read_pool(teachers: Sequence[TeacherRun], topics: Topics, *, raw: bool = False) -> Pool:
     """Read teacher runs and average them.
 
     The first run decides which candidates there are; a candidate that another run lacks gets the
@@ -84,9 +83,13 @@ def read_pool(teachers: Sequence[TeacherRun], topics: Topics) -> Pool:
     without any good candidate look as clear-cut as the others; so the average gets back the
     spread that the topic has in the first run, relative to that run's mean spread.
 
+    Args:
+        raw: scores are logits of like scale, and averaged as they are.
+
     Raises:
         PipelineError: a topic of the first run is unknown, or two runs share no topic.
     """
+    on_one_scale = (lambda scores: scores) if raw else standardised
     places: dict[str, int] = {}
     first: dict[str, tuple[NDArray[np.int32], NDArray[np.float32]]] = {}
     total: dict[str, NDArray[np.float32]] = {}
@@ -104,20 +107,20 @@ def read_pool(teachers: Sequence[TeacherRun], topics: Topics) -> Pool:
                 )
                 scores = np.fromiter((d.score for d in ranking.docs), np.float32)
                 first[ranking.qid] = docs, scores
-                total[ranking.qid] = np.float32(teacher.weight) * standardised(scores)
+                total[ranking.qid] = np.float32(teacher.weight) * on_one_scale(scores)
             elif ranking.qid in first:
                 other = {places.get(d.docid, -1): d.score for d in ranking.docs}
                 lowest = min(other.values())
                 docs = first[ranking.qid][0]
                 scores = np.fromiter((other.get(int(d), lowest) for d in docs), np.float32)
-                total[ranking.qid] += np.float32(teacher.weight) * standardised(scores)
+                total[ranking.qid] += np.float32(teacher.weight) * on_one_scale(scores)
             met += ranking.qid in first
         if met < len(first):
             raise PipelineError(
                 f"{teacher.run}: {len(first) - met} topics of the first teacher run are missing",
                 "give runs over the same topics",
             )
-    spreads = {qid: float(scores.std()) for qid, (_, scores) in first.items()}
+    spreads = {qid: 1.0 if raw else float(scores.std()) for qid, (_, scores) in first.items()}
     mean_spread = float(np.mean(list(spreads.values()))) or 1.0
     weights = sum(teacher.weight for teacher in teachers)
     rows = {}
@@ -181,6 +184,14 @@ def relevant(pool: Pool, qrels: Qrels, least: int = 1) -> dict[str, set[int]]:
 
 
 # ---------------------------------------------------------------- tokens
+
+
+class Rows(Protocol):
+    """Token ids of many texts, by their place."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[NDArray[Any]]: ...
+    def __getitem__(self, place: int, /) -> NDArray[Any]: ...
 
 
 class Tokens:

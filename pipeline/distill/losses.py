@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
@@ -79,19 +79,90 @@ def ranknet(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     return F.softplus(-margins)[ordered].mean()
 
 
+def adr_mse(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """Squared error of approximate ranks, discounted by the teacher's rank (2405.07920).
+
+    The student's rank of a passage is 1 plus the sigmoids of how far each other passage stands
+    above it; the teacher's counts from 1, equal scores sharing the best rank.
+    """
+    del labels
+    above = (student.unsqueeze(1) - student.unsqueeze(2)).sigmoid()  # [t, i, j]: j above i
+    approximate = above.sum(dim=2) + 0.5  # 1, less the passage's sigmoid(0) over itself
+    rank = 1.0 + (teacher.unsqueeze(1) > teacher.unsqueeze(2)).sum(dim=2).to(student.dtype)
+    return ((approximate - rank).square() / (rank + 1).log2()).mean()
+
+
+def soft_ce(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """Pointwise cross-entropy with the teacher's probability (TinyBERT 1909.10351, TwinBERT).
+
+    A logit here is the margin z1 - z0 of a two-class ranker, so sigmoid is its softmax and this is
+    the papers' soft cross-entropy, summed over the two classes, at temperature 1. Scores must be
+    the teacher's logits themselves: set `raw_scores`, and `scale` to 1 / temperature.
+    """
+    del labels
+    return F.binary_cross_entropy_with_logits(student, teacher.sigmoid())
+
+
+def bce(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """Pointwise cross-entropy with hard labels; of two logits' difference it is their softmax CE.
+
+    The hard-label loss of Simplified TinyBERT (2009.07531) and of pointwise rerankers (1901.04085).
+    Topics whose group holds nothing relevant count nothing: a label that is not known is no zero.
+    """
+    del teacher
+    usable = (labels > 0).any(dim=1)
+    if not usable.any():
+        return student.sum() * 0.0
+    return F.binary_cross_entropy_with_logits(student[usable], labels[usable])
+
+
+def hinge(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """Pairwise hinge with margin 1 over all pairs (relevant, not relevant) of a group.
+
+    Topics without such a pair count nothing.
+    """
+    del teacher
+    pairs = (labels > 0).unsqueeze(2) & (labels <= 0).unsqueeze(1)
+    if not pairs.any():
+        return student.sum() * 0.0
+    margins = student.unsqueeze(2) - student.unsqueeze(1)
+    each = (1.0 - margins).clamp(min=0.0).masked_fill(~pairs, 0.0).sum(dim=(1, 2))
+    return (each / pairs.sum(dim=(1, 2)).clamp(min=1)).sum() / pairs.any(dim=(1, 2)).sum()
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "margin_mse": margin_mse,
     "kl": kl,
     "mse_logits": mse_logits,
     "lce": lce,
     "ranknet": ranknet,
+    "adr_mse": adr_mse,
+    "soft_ce": soft_ce,
+    "bce": bce,
+    "hinge": hinge,
 }
 
 
 def total(
-    weights: dict[str, float], student: Tensor, teacher: Tensor, labels: Tensor
+    weights: Mapping[str, float],
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    own: Mapping[str, Tensor] | None = None,
+    own_weights: Mapping[str, float] | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Weighted sum of the named losses, and each term by its own for the log."""
+    """Weighted sum of the named losses, and each term by its own for the log.
+
+    Args:
+        own, own_weights: further losses, computed already.
+    """
     terms = {name: LOSSES[name](student, teacher, labels) for name in weights}
+    return weighted(terms | dict(own or {}), {**weights, **(own_weights or {})})
+
+
+def weighted(
+    terms: Mapping[str, Tensor], weights: Mapping[str, float]
+) -> tuple[Tensor, dict[str, float]]:
+    """Add up terms by their weights; and each term, unweighted, for the log."""
     loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
     return loss, {name: float(term.detach()) for name, term in terms.items()}

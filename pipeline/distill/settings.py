@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - settings are filled by their types at run time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pipeline.errors import PipelineError
 
@@ -15,9 +15,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 VERSION = 1  # of the training procedure: raised when equal settings would give other weights
-LOSS_NAMES = ("kl", "margin_mse", "mse_logits", "lce", "ranknet")
+LOSS_NAMES = (
+    "kl", "margin_mse", "mse_logits", "lce", "ranknet", "adr_mse", "soft_ce", "bce", "hinge",
+)  # fmt: skip
+NEED_LABELS = ("lce", "bce", "hinge")
+INSIDE_NAMES = ("embedding", "hidden", "attention", "relations")
 MAX_TOKENS = 512
 NOT_IN_RECIPE = ("output", "work", "checkpoint_every")
+# Settings that came later: recorded where they differ from their defaults, so that students made
+# before stay fresh.
+LATER = frozenset(
+    {"raw_scores", "adr_mse", "soft_ce", "bce", "hinge", "size", "intermediate", "raw_text"}
+)
 
 
 @dataclass(frozen=True)
@@ -38,26 +47,58 @@ class DevSet:
 
 
 @dataclass(frozen=True)
-class DistillConfig:
-    """The keys of `[distill]` in an experiment file; steps and rates are per optimiser step.
+class Size:
+    """The shape of a student of new, random weights: `[distill.size]`."""
 
-    A loss with weight 0 is not computed. Losses compare logits of the student with standardised
-    scores of the teacher, multiplied by `scale`.
+    layers: int
+    hidden: int
+    heads: int
+    intermediate: int
+
+
+@dataclass(frozen=True)
+class Intermediate:
+    """Losses between the insides of student and teacher: `[distill.intermediate]`.
+
+    The teacher is a BERT of the student's vocabulary. A loss with weight 0 is not computed.
     """
 
-    output: Path  # the student's folder
+    teacher: Path
+    embedding: float = 1.0
+    hidden: float = 1.0
+    attention: float = 1.0
+    relations: float = 0.0
+    relation_heads: int = 12
+    relation_layer: int = 0  # of the teacher, from 1; 0: the last. The student's is its last.
+    projections: Literal["separate", "shared"] = "separate"
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """Weights of the losses that are switched on, by name."""
+        weights: dict[str, float] = {name: getattr(self, name) for name in INSIDE_NAMES}
+        return {name: weight for name, weight in weights.items() if weight}
+
+
+Mistake = tuple[bool, str, str]  # (whether it was made, what it is, what to do)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What every training has; steps and rates are per optimiser step.
+
+    A loss with weight 0 is not computed.
+    """
+
+    table: ClassVar[str] = "distill"  # of the experiment file
+
+    output: Path  # the model's folder
     work: Path  # checkpoints, best.safetensors, metrics.jsonl
-    topics: Path
+    topics: Path | None = None
     collection: Path  # has the texts
-    base: Path  # a BERT encoder, or a student, whose layers the student starts from
-    teacher_runs: tuple[Path, ...]  # the first decides which candidates there are
-    teacher_weights: tuple[float, ...] = ()  # none: all equal
-    scale: float = 2.0
+    base: Path  # what training starts from
     qrels: Path | None = None  # hard labels, where there are any
     field: str = "title"  # of TREC topic files
-    layers: tuple[int, ...] = (0, 1, 2)
-    train_embeddings: bool = False
-    # Groups: [first, last, count] draws `count` candidates from the teacher's ranks first to last.
+    # Groups: [first, last, count] draws `count` candidates from the ranks first to last.
     strata: tuple[tuple[int, ...], ...] = ((1, 3, 1), (4, 10, 2), (11, 30, 2), (31, 100, 3))
     topics_per_step: int = 8
     workers: int = 2  # each takes a slice of a step's topics on its share of the CPU's threads
@@ -68,11 +109,9 @@ class DistillConfig:
     floor: float = 0.01  # share of the learning rate that is left at the end
     weight_decay: float = 0.01
     clip: float = 1.0
-    kl: float = 1.0
-    margin_mse: float = 0.0
-    mse_logits: float = 0.0
     lce: float = 0.0
-    ranknet: float = 0.0
+    bce: float = 0.0
+    hinge: float = 0.0
     seed: int = 1
     max_query_tokens: int = 32
     max_tokens: int = 128  # of a pair in training
@@ -81,15 +120,15 @@ class DistillConfig:
     evaluate_every: int = 500
     checkpoint_every: int = 50
     keep: Literal["best", "last"] = "best"  # best: on the development sets
-    advised_tokens: int = 256  # of a pair in ranking: written into the student's folder
+    advised_tokens: int = 256  # of a pair in ranking: written into the model's folder
     interpolate: float = 1.0  # advised weight against the first stage, likewise
-    card: Path | None = None  # text of the student's README.md
+    card: Path | None = None  # text of the model's README.md
     dev: tuple[DevSet, ...] = ()
 
     @property
     def losses(self) -> dict[str, float]:
-        """Weights of the losses that are switched on, by name."""
-        weights: dict[str, float] = {name: getattr(self, name) for name in LOSS_NAMES}
+        """Weights of the losses over scores that are switched on, by name."""
+        weights: dict[str, float] = {name: getattr(self, name, 0.0) for name in LOSS_NAMES}
         return {name: weight for name, weight in weights.items() if weight}
 
     @property
@@ -105,22 +144,9 @@ class DistillConfig:
         """
         for wrong, message, hint in self._mistakes():
             if wrong:
-                raise PipelineError(f"[distill] {message}", hint)
+                raise PipelineError(f"[{self.table}] {message}", hint)
 
-    def _mistakes(self) -> Iterator[tuple[bool, str, str]]:
-        yield not self.teacher_runs, "names no teacher run", 'add teacher_runs = ["teacher.run"]'
-        weights = self.teacher_weights
-        yield (
-            bool(weights) and len(weights) != len(self.teacher_runs),
-            f"has {len(self.teacher_runs)} teacher_runs and {len(weights)} teacher_weights",
-            "give one weight to each run, or none at all",
-        )
-        yield bool(weights) and sum(weights) <= 0, "teacher_weights add up to 0", "raise one"
-        yield not self.losses, "switches every loss off", f"weigh one of {', '.join(LOSS_NAMES)}"
-        yield "lce" in self.losses and not self.qrels, "lce needs qrels", "add qrels = ..."
-        bad = [s for s in self.strata if len(s) != 3 or not 1 <= s[0] <= s[1] or s[2] < 1]
-        yield bool(bad) or not self.strata, f"strata: {bad}", "a stratum is [first, last, count]"
-        yield self.group_size < 2, "strata give groups of one passage", "a group needs two or more"
+    def _mistakes(self) -> Iterator[Mistake]:
         for name in ("topics_per_step", "workers", "steps", "evaluate_every", "checkpoint_every"):
             yield getattr(self, name) < 1, f"{name} = {getattr(self, name)}", "use 1 or more"
         for name in ("max_tokens", "advised_tokens"):
@@ -130,8 +156,83 @@ class DistillConfig:
                 f"a pair has {MAX_TOKENS} tokens at most, the query among them and 3 special ones",
             )
 
+    def _ranking_mistakes(self) -> Iterator[Mistake]:
+        """Of what is asked of groups of candidates."""
+        yield self.topics is None, "has no topics to train on", "add [topics] to the file"
+        for name in NEED_LABELS:
+            yield name in self.losses and not self.qrels, f"{name} needs qrels", "add qrels = ..."
+        bad = [s for s in self.strata if len(s) != 3 or not 1 <= s[0] <= s[1] or s[2] < 1]
+        yield bool(bad) or not self.strata, f"strata: {bad}", "a stratum is [first, last, count]"
+        yield self.group_size < 2, "strata give groups of one passage", "a group needs two or more"
 
-def learning_rate(step: int, config: DistillConfig) -> float:
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig(TrainConfig):
+    """The keys of `[distill]` in an experiment file.
+
+    `base` is a BERT encoder, or a student, whose layers the student starts from. Losses compare
+    logits of the student with standardised scores of the teacher, multiplied by `scale`.
+    """
+
+    teacher_runs: tuple[Path, ...] = ()  # the first decides which candidates there are
+    teacher_weights: tuple[float, ...] = ()  # none: all equal
+    scale: float = 2.0
+    raw_scores: bool = False  # the runs' scores are logits and are learnt as they are
+    layers: tuple[int, ...] = (0, 1, 2)
+    size: Size | None = None  # new weights of this shape instead; only the vocabulary is the base's
+    train_embeddings: bool = False
+    kl: float = 1.0
+    margin_mse: float = 0.0
+    mse_logits: float = 0.0
+    ranknet: float = 0.0
+    adr_mse: float = 0.0
+    soft_ce: float = 0.0
+    intermediate: Intermediate | None = None
+    raw_text: bool = False  # general distillation: learn the inside alone, from every text
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """Weights of the losses over scores that are switched on, by name."""
+        return {} if self.raw_text else super().losses
+
+    def _mistakes(self) -> Iterator[Mistake]:
+        inside = self.intermediate.losses if self.intermediate else {}
+        yield (
+            self.size is not None and not self.train_embeddings,
+            "size makes new embeddings, which would stay random",
+            "add train_embeddings = true",
+        )
+        if self.size is not None:
+            shape = [self.size.layers, self.size.hidden, self.size.heads, self.size.intermediate]
+            yield (
+                min(shape) < 1 or self.size.hidden % self.size.heads != 0,
+                f"size: {self.size.hidden} cannot be cut into {self.size.heads} heads",
+                "hidden has to be a multiple of heads",
+            )
+        if self.raw_text:
+            yield not inside, "raw_text without [distill.intermediate]", "say what is to be learnt"
+        else:
+            yield from self._score_mistakes()
+            yield from self._ranking_mistakes()
+            yield (
+                not self.losses and not inside,
+                "switches every loss off",
+                f"weigh one of {', '.join(LOSS_NAMES)}",
+            )
+        yield from super()._mistakes()
+
+    def _score_mistakes(self) -> Iterator[Mistake]:
+        yield not self.teacher_runs, "names no teacher run", 'add teacher_runs = ["teacher.run"]'
+        weights = self.teacher_weights
+        yield (
+            bool(weights) and len(weights) != len(self.teacher_runs),
+            f"has {len(self.teacher_runs)} teacher_runs and {len(weights)} teacher_weights",
+            "give one weight to each run, or none at all",
+        )
+        yield bool(weights) and sum(weights) <= 0, "teacher_weights add up to 0", "raise one"
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
     """Rate of one step, counted from 0."""
     end = config.decay_steps or config.steps
     # 1. Warm-up: a straight line up to the full rate.

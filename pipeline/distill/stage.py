@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import collection
-from pipeline.distill.settings import NOT_IN_RECIPE, VERSION, DistillConfig
+from pipeline.distill.settings import LATER, NOT_IN_RECIPE, VERSION, DistillConfig
 from pipeline.report import SILENT, Reporter
 from pipeline.stage import Outcome, Recipe, producing
 from pipeline.store import digest_file, digest_folder, remove
@@ -31,9 +31,14 @@ def recipe(config: DistillConfig) -> Recipe:
     """
     config.check()
     settings: dict[str, Any] = {}
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
     for name, value in dataclasses.asdict(config).items():
+        if name in LATER and value == defaults[name]:
+            continue
         if name == "dev":
             settings[name] = [[one.name, one.measure, one.depth, one.limit] for one in config.dev]
+        elif name == "intermediate":
+            settings[name] = {key: value[key] for key in value if key != "teacher"}
         elif name not in (*NOT_IN_RECIPE, "teacher_runs") and not isinstance(value, Path):
             settings[name] = value
     return Recipe("distill", VERSION, json.loads(json.dumps(settings)), dict(_inputs(config)))
@@ -44,6 +49,8 @@ def _inputs(config: DistillConfig) -> Iterator[tuple[str, str]]:
     for name in ("topics", "base", "qrels", "card"):
         if path := getattr(config, name):
             yield name, digest_folder(path) if path.is_dir() else digest_file(path)
+    if config.intermediate:
+        yield "intermediate teacher", digest_folder(config.intermediate.teacher)
     for number, run in enumerate(config.teacher_runs, 1):
         yield f"teacher {number}", digest_file(run)
     for one in config.dev:
@@ -69,7 +76,6 @@ def distill(config: DistillConfig, reporter: Reporter = SILENT, *, force: bool =
             return job.outcome
         if force:
             remove(config.work)
-        from pipeline.distill.student import save_student
         from pipeline.distill.train import train
 
         record = job.recipe.record()
@@ -82,5 +88,5 @@ def distill(config: DistillConfig, reporter: Reporter = SILENT, *, force: bool =
         }
         card = config.card.read_text("utf-8") if config.card else f"# {config.output.name}\n"
         with job.commit(trained.counts, trained.details):
-            save_student(trained.student, trained.tokenizer, config.output, advice, card)
+            trained.learnt.save(config.output, advice, card)
         return job.outcome

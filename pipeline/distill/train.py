@@ -1,8 +1,9 @@
-"""Stage: teacher runs + texts -> a student folder. The training loop, from top to bottom.
+"""The training loop, from top to bottom: for students and teachers, scores and insides alike.
 
-Which topics and candidates a step sees, its learning rate and its batches are functions of the
-settings and the step's number, so a killed training resumes from its checkpoint and ends in the
-same weights, bit for bit on one kind of CPU with the same number of threads.
+What is learnt is an `Objective`. Which of its units a step sees, its learning rate and its batches
+are functions of the settings and the step's number, so a killed training resumes from its
+checkpoint and ends in the same weights, bit for bit on one kind of CPU with the same number of
+threads.
 """
 
 from __future__ import annotations
@@ -14,37 +15,29 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 
 from pipeline import store
-from pipeline.distill import checkpoint, losses
-from pipeline.distill.data import read_data
-from pipeline.distill.development import Development
-from pipeline.distill.groups import Group, Stratum, epoch_order, group
+from pipeline.distill import checkpoint
+from pipeline.distill.groups import epoch_order
+from pipeline.distill.objectives import Objective, objective
 from pipeline.distill.settings import learning_rate, progress_line
-from pipeline.distill.student import (
-    Limits,
-    initial_student,
-    load_weights,
-    pair_logits,
-    save_weights,
-    special_ids,
-)
+from pipeline.distill.student import load_weights, save_weights
 from pipeline.errors import PipelineError
 from pipeline.report import SILENT, Reporter
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
-    from pipeline.distill.settings import DistillConfig
+    from pipeline.distill.settings import TrainConfig
 
 
 class Trained(NamedTuple):
-    """The student that was kept, and what is told about its training."""
+    """What was trained, with the weights that are kept, and what is told about it."""
 
-    student: Any
-    tokenizer: Any
+    learnt: Objective
     counts: dict[str, Any]
     details: dict[str, Any]
 
@@ -54,10 +47,10 @@ class Slice(NamedTuple):
 
     loss: float
     terms: dict[str, float]
-    gradients: tuple[Tensor, ...]
+    gradients: tuple[Tensor | None, ...]
 
 
-def train(config: DistillConfig, recipe: dict[str, Any], reporter: Reporter = SILENT) -> Trained:
+def train(config: TrainConfig, recipe: dict[str, Any], reporter: Reporter = SILENT) -> Trained:
     """Run the loop, going on from the last checkpoint in `config.work`.
 
     Args:
@@ -70,20 +63,18 @@ def train(config: DistillConfig, recipe: dict[str, Any], reporter: Reporter = SI
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = resolved_precision(config.precision, device)
     signature = f"torch {torch.__version__}, {device.type}, {precision}, {threads} threads a worker"
-    student, tokenizer = initial_student(config.base, config.layers, config.seed)
-    data = read_data(config, tokenizer)
-    limits, special = Limits(config.max_query_tokens, config.max_tokens), special_ids(tokenizer)
-    development = Development(config.dev, tokenizer, limits)
-    strata = [Stratum(*numbers) for numbers in config.strata]
-    step_pairs = config.topics_per_step * config.group_size
+    # No cache of casts: it would be shared, and freed, between workers.
+    bf16 = precision == "bf16"
+    cast = partial(torch.autocast, device.type, torch.bfloat16, enabled=bf16, cache_enabled=False)
+    learnt = objective(config, device, cast)
+    model = learnt.module
+    step_pairs = config.topics_per_step * learnt.pairs
 
-    # Model and optimiser: weights decay, biases and normalisation do not.
-    student.to(device).train()
-    student.bert.embeddings.word_embeddings.requires_grad_(config.train_embeddings)
-    named = [(name, p) for name, p in student.named_parameters() if p.requires_grad]
+    # Optimiser: weights decay, biases and normalisation do not.
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     parameters = [p for _, p in named]
-    plain = [p for name, p in named if name.endswith("bias") or "LayerNorm" in name]
-    decayed = [p for name, p in named if not (name.endswith("bias") or "LayerNorm" in name)]
+    plain = [p for name, p in named if name.endswith("bias") or "norm" in name.lower()]
+    decayed = [p for name, p in named if not (name.endswith("bias") or "norm" in name.lower())]
     optimiser = torch.optim.AdamW(
         [
             {"params": decayed, "weight_decay": config.weight_decay},
@@ -95,12 +86,12 @@ def train(config: DistillConfig, recipe: dict[str, Any], reporter: Reporter = SI
 
     # Where we are.
     work, bound = config.work, recipe | {"signature": signature}
-    state = checkpoint.load(work / "checkpoints", bound, student, optimiser) or {
+    state = checkpoint.load(work / "checkpoints", bound, model, optimiser) or {
         "step": 0, "epoch": 0, "position": 0, "best": None, "log": [],
     }  # fmt: skip
     if state["step"]:
         reporter.notice(f"going on after step {state['step']:,} of {config.steps:,}")
-    order = epoch_order(data.qids, config.seed, state["epoch"])
+    order = epoch_order(learnt.units, config.seed, state["epoch"])
     began, first, recent = time.monotonic(), state["step"], []
     # Workers of one thread each, summed in order, outrun one worker of many threads, and more so on
     # a busy machine: they wait for each other once a step instead of once a multiplication.
@@ -108,40 +99,28 @@ def train(config: DistillConfig, recipe: dict[str, Any], reporter: Reporter = SI
         config.workers, initializer=partial(torch.set_num_threads, threads)
     )
 
-    def gradients(part: list[Group]) -> Slice:
+    def gradients(part: Sequence[Any]) -> Slice:
         """Do the share of one worker: its loss, as part of the step's mean, and its gradients."""
-        # No cache of casts: it would be shared, and freed, between workers.
-        cast = torch.autocast(
-            device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False
-        )
-        queries = [data.queries[g.qid] for g in part for _ in g.docs]
-        passages = [data.passages[int(doc)] for g in part for doc in g.docs]
-        with cast:
-            flat = pair_logits(student, queries, passages, special, limits, config.token_budget)
-        scores = flat.view(len(part), config.group_size)
-        teacher = torch.from_numpy(np.stack([g.scores for g in part])).to(device) * config.scale
-        labels = torch.from_numpy(np.stack([g.labels for g in part])).to(device)
-        loss, terms = losses.total(config.losses, scores, teacher, labels)
+        loss, terms = learnt.loss(part)
         loss = loss * (len(part) / config.topics_per_step)
-        return Slice(float(loss.detach()), terms, torch.autograd.grad(loss, parameters))
+        found = torch.autograd.grad(loss, parameters, allow_unused=True)
+        return Slice(float(loss.detach()), terms, found)
 
     while state["step"] < config.steps:
-        # 1. The topics of this step; an epoch ends where too few are left.
+        # 1. The topics or texts of this step; an epoch ends where too few are left.
         if state["position"] + config.topics_per_step > len(order):
             state["epoch"], state["position"] = state["epoch"] + 1, 0
-            order = epoch_order(data.qids, config.seed, state["epoch"])
+            order = epoch_order(learnt.units, config.seed, state["epoch"])
         chosen = order[state["position"] : state["position"] + config.topics_per_step]
-        groups = [
-            group(q, data.pool, data.positives.get(q, set()), strata, config.seed, state["epoch"])
-            for q in chosen
-        ]
+        drawn = [learnt.draw(unit, state["epoch"]) for unit in chosen]
 
-        # 2. Forward and backward: a slice of the topics for each worker, slices of like length.
-        groups.sort(key=lambda g: sum(len(data.passages[int(doc)]) for doc in g.docs))
-        parts = [groups[n :: config.workers] for n in range(min(config.workers, len(groups)))]
+        # 2. Forward and backward: a slice of them for each worker, slices of like length.
+        drawn.sort(key=learnt.tokens)
+        parts = [drawn[n :: config.workers] for n in range(min(config.workers, len(drawn)))]
         results = list(workers.map(gradients, parts))
         for parameter, *slices in zip(parameters, *(r.gradients for r in results), strict=True):
-            parameter.grad = torch.stack(slices).sum(dim=0)
+            used = [gradient for gradient in slices if gradient is not None]
+            parameter.grad = torch.stack(used).sum(dim=0) if used else None
         recent.append(sum(r.loss for r in results))
 
         # 3. Update.
@@ -168,31 +147,29 @@ def train(config: DistillConfig, recipe: dict[str, Any], reporter: Reporter = SI
                 **results[0].terms, "learning_rate": learning_rate(step - 1, config),
             }  # fmt: skip
             recent = []
-            if development and due:
-                entry["dev"] = development.evaluate(
-                    student, special, config.token_budget, precision
-                )
+            if due and (dev := learnt.evaluate()):
+                entry["dev"] = dev
                 score = sum(entry["dev"].values()) / len(entry["dev"])
                 if state["best"] is None or score > state["best"]["score"]:
                     state["best"] = {"step": step, "score": score, "dev": entry["dev"]}
-                    save_weights(work / "best.safetensors", student)
+                    save_weights(work / "best.safetensors", model)
             state["log"].append(entry)
-            checkpoint.save(work / "checkpoints", bound, state, student, optimiser)
+            checkpoint.save(work / "checkpoints", bound, state, model, optimiser)
             lines = "".join(json.dumps(row) + "\n" for row in state["log"])
             store.write_bytes(work / "metrics.jsonl", lines.encode())
             reporter.notice(progress_line(entry, speed, (config.steps - step) * step_pairs))
 
-    # The student that is kept.
+    # The weights that are kept.
     workers.shutdown()
     kept = state["log"][-1]
     if config.keep == "best" and state["best"]:
-        load_weights(work / "best.safetensors", student)
+        load_weights(work / "best.safetensors", model)
         kept = state["best"]
     counts = {
-        "pairs": config.steps * step_pairs, "topics": len(data.qids),
-        "passages": len(data.pool.docids), "step": kept["step"], "dev": kept.get("dev", {}),
+        "pairs": config.steps * step_pairs, **learnt.counts,
+        "step": kept["step"], "dev": kept.get("dev", {}),
     }  # fmt: skip
-    return Trained(student.cpu().eval(), tokenizer, counts, {"signature": signature})
+    return Trained(learnt, counts, {"signature": signature})
 
 
 def resolved_precision(wish: str, device: torch.device) -> str:

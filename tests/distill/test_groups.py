@@ -113,6 +113,15 @@ def test_a_flat_topic_stays_flat(tmp_path: Path):
     assert pool.rows["clear"].scores.tolist() == pytest.approx([1.9, -1.9], rel=1e-4)
 
 
+def test_raw_scores_are_averaged_as_they_are(tmp_path: Path):
+    """Logits stay logits: (1 * 3 + 3 * 1) / 4, whatever the topic's spread."""
+    first = write_run(tmp_path / "a.run", {"q": {"x": 3.0, "y": -2.0}})
+    second = write_run(tmp_path / "b.run", {"q": {"x": 1.0, "y": -6.0}})
+    teachers = [TeacherRun(first, 1.0), TeacherRun(second, 3.0)]
+    pool = read_pool(teachers, {"q": "text"}, raw=True)
+    assert pool.rows["q"].scores.tolist() == [1.5, -5.0]
+
+
 def test_equal_scores_are_no_nan():
     """A topic whose scores are all equal says nothing."""
     assert standardised(np.full(3, 7, np.float32)).tolist() == [0, 0, 0]

@@ -5,7 +5,19 @@ import math
 import pytest
 import torch
 
-from pipeline.distill.losses import LOSSES, kl, lce, margin_mse, mse_logits, ranknet, total
+from pipeline.distill.losses import (
+    LOSSES,
+    adr_mse,
+    bce,
+    hinge,
+    kl,
+    lce,
+    margin_mse,
+    mse_logits,
+    ranknet,
+    soft_ce,
+    total,
+)
 
 STUDENT = [[1.0, 3.0, 0.0]]
 TEACHER = [[2.0, 1.0, 0.0]]
@@ -92,6 +104,48 @@ def test_ranknet_sums_over_the_pairs_that_the_teacher_orders():
     """Pairs 0>1, 0>2, 1>2 with student margins -2, 1, 3."""
     expected = sum(math.log1p(math.exp(-margin)) for margin in (-2, 1, 3)) / 3
     assert ranknet(*tensors()).item() == pytest.approx(expected, rel=1e-5)
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def test_adr_mse_compares_approximate_ranks_with_the_teachers():
+    """Ranks 1 + sum of sigmoid(s_j - s_i) against 1, 2, 3, each error divided by log2(rank + 1)."""
+    approximate = [
+        1 + sigmoid(3 - 1) + sigmoid(0 - 1),
+        1 + sigmoid(1 - 3) + sigmoid(0 - 3),
+        1 + sigmoid(1 - 0) + sigmoid(3 - 0),
+    ]
+    errors = [(a - r) ** 2 / math.log2(r + 1) for a, r in zip(approximate, (1, 2, 3), strict=True)]
+    assert adr_mse(*tensors()).item() == pytest.approx(sum(errors) / 3, rel=1e-5)
+
+
+def test_soft_ce_is_the_two_class_cross_entropy_of_the_papers():
+    """-sum over both classes of softmax(0, t) * log softmax(0, s), the mean over passages."""
+    expected = 0.0
+    for s, t in zip(STUDENT[0], TEACHER[0], strict=True):
+        pairs = zip(softmax([0.0, t]), softmax([0.0, s]), strict=True)
+        expected -= sum(p * math.log(q) for p, q in pairs)
+    assert soft_ce(*tensors()).item() == pytest.approx(expected / 3, rel=1e-5)
+
+
+def test_bce_is_the_cross_entropy_of_two_logits():
+    """For a ranker with logits z0, z1 and score z1 - z0 it is torch's cross_entropy(z, label)."""
+    two = torch.tensor([[0.3, 1.3], [-1.0, 2.0], [0.5, 0.5]])
+    expected = torch.nn.functional.cross_entropy(two, torch.tensor([1, 0, 0]))
+    assert bce(*tensors()).item() == pytest.approx(expected.item(), rel=1e-5)
+    by_hand = -math.log(sigmoid(1)) - math.log(1 - sigmoid(3)) - math.log(1 - sigmoid(0))
+    assert bce(*tensors()).item() == pytest.approx(by_hand / 3, rel=1e-5)
+
+
+def test_hinge_asks_for_a_margin_of_one_between_relevant_and_not():
+    """Margins 1 - 3 and 1 - 0 cost 3 and 0: mean 1.5; a group without contrast counts nothing."""
+    assert hinge(*tensors()).item() == pytest.approx(1.5)
+    student = torch.tensor([STUDENT[0], STUDENT[0]])
+    labels = torch.tensor([[1.0, 0, 0], [0, 0, 0]])
+    assert hinge(student, student, labels).item() == pytest.approx(1.5)
+    assert hinge(student, student, torch.zeros(2, 3)).item() == 0
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))

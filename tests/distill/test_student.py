@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.distill.student import (
+from pipeline.distill.forward import (
     Limits,
     batches,
-    initial_student,
-    load_student,
+    bert_shape,
+    head,
+    inside,
+    logits,
+    pair_batches,
     pair_logits,
-    save_student,
-    special_ids,
 )
+from pipeline.distill.settings import Size
+from pipeline.distill.student import initial_student, load_student, save_student
 from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
@@ -33,10 +36,10 @@ def token_ids(tokenizer, text):
 def our_logits(student, tokenizer, pairs, limits=None, budget=64):
     queries = [token_ids(tokenizer, query) for query, _ in pairs]
     passages = [token_ids(tokenizer, passage) for _, passage in pairs]
+    shape, cpu = bert_shape(tokenizer), torch.device("cpu")
+    made = pair_batches(queries, passages, shape, limits or Limits(8, 32), budget, cpu)
     with torch.inference_mode():
-        return pair_logits(
-            student, queries, passages, special_ids(tokenizer), limits or Limits(8, 32), budget
-        )
+        return pair_logits(lambda batch: logits(student, batch), made)
 
 
 def test_first_weights_are_the_chosen_layers(tiny_bert: Path):
@@ -98,6 +101,54 @@ def test_the_fast_forward_pass_is_the_models_own(tiny_bert: Path):
         with torch.inference_mode():
             theirs = student(**encoded).logits[0, 0]
         assert float(logit) == pytest.approx(float(theirs), abs=1e-5)
+
+
+def test_the_inside_is_the_models_own(tiny_bert: Path):
+    """Hidden states are those of transformers, whose attention is the softmax of our scores."""
+    student, tokenizer = initial_student(tiny_bert, [0, 2, 3], seed=5)
+    student.bert.set_attn_implementation("eager")
+    queries = [token_ids(tokenizer, query) for query, _ in PAIRS]
+    passages = [token_ids(tokenizer, passage) for _, passage in PAIRS]
+    shape, cpu = bert_shape(tokenizer), torch.device("cpu")
+    ((places, batch),) = pair_batches(queries, passages, shape, Limits(8, 32), 1000, cpu)
+    assert not batch.mask.all()  # something is padded
+    with torch.inference_mode():
+        ours = inside(student.bert, batch, {0, 1, 2, 3})
+        theirs = student.bert(
+            input_ids=batch.ids, attention_mask=batch.mask, token_type_ids=batch.segments,
+            output_hidden_states=True, output_attentions=True,
+        )  # fmt: skip
+        assert len(theirs.attentions) == 3  # not the empty tuple of other implementations
+        real = batch.mask.bool()
+        for number in range(4):
+            assert torch.allclose(
+                ours.hidden[number][real], theirs.hidden_states[number][real], atol=1e-5
+            )
+        bias = torch.where(real, 0.0, float("-inf"))[:, None, None]
+        for number in (1, 2, 3):
+            query, key, _ = ours.attention[number]
+            scores = query @ key.transpose(2, 3) / query.shape[-1] ** 0.5 + bias
+            rows = real[:, None, :].expand(scores.shape[:3])
+            expected = theirs.attentions[number - 1][rows]
+            assert torch.allclose(scores.softmax(-1)[rows], expected, atol=1e-5)
+        whole = head(student, ours.last)
+        assert torch.allclose(whole, logits(student, batch), atol=1e-5)
+    assert sorted(places.tolist()) == [0, 1, 2]
+
+
+def test_a_student_of_new_weights_has_the_shape_asked_for(tiny_bert: Path):
+    """Nothing is copied but the vocabulary; the seed decides every weight."""
+    size = Size(layers=2, hidden=24, heads=4, intermediate=20)
+    student, tokenizer = initial_student(tiny_bert, [0], seed=5, size=size)
+    again, _ = initial_student(tiny_bert, [0], seed=5, size=size)
+    other, _ = initial_student(tiny_bert, [0], seed=6, size=size)
+    config = student.config
+    assert (config.num_hidden_layers, config.hidden_size) == (2, 24)
+    assert (config.num_attention_heads, config.intermediate_size) == (4, 20)
+    assert config.vocab_size == len(tokenizer)
+    weights = student.bert.embeddings.word_embeddings.weight
+    assert torch.equal(weights, again.bert.embeddings.word_embeddings.weight)
+    assert not torch.equal(weights, other.bert.embeddings.word_embeddings.weight)
 
 
 def test_only_the_passage_is_cut_and_the_query_is_capped(tiny_bert: Path):
