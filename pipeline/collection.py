@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipeline.errors import InputError, PipelineError, shown, storage_error
+from pipeline.errors import InputError, Interrupted, PipelineError, shown, storage_error
 from pipeline.store import digest_file, digest_json
-from pipeline.textfile import elements, from_first_text
+from pipeline.textfile import UTF8_MARK, elements, from_first_text, open_stream, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -24,7 +23,16 @@ SUFFIXES = (".jsonl", ".json", ".tsv", ".trec", ".txt", ".xml", ".sgml", ".sgm")
 TREC_TEXT = re.compile(
     r"<(/?)(TEXT|HEADLINE|TITLE|HL|HEAD|TTL|DD|DATE|LP|LEADPARA)\b[^<>]*>", re.IGNORECASE
 )
+TREC_START = re.compile(rb"\s*<DOC>", re.IGNORECASE)
 TREC_DOCNO = re.compile(r"<DOCNO>([^<]*)</DOCNO>", re.IGNORECASE)
+
+
+# Names of files that lie beside a collection and are none.
+OTHERS = re.compile(r"(^|[._-])(topics?|quer(y|ies)|qrels?)([._-]|$)", re.IGNORECASE)
+NO_DOCUMENTS = "if this is no file of documents, name the file that is instead of the folder"
+
+
+ONE_OBJECT = "write one object a line, as jq -c does (jq -c '.[]' for an array)"
 
 
 class Document(NamedTuple):
@@ -50,13 +58,23 @@ def documents(path: Path | str) -> Iterator[Document]:
         for number, docid, text in _ir_dataset(str(path)):
             yield _document(str(path), number, docid, text)
         return
+    doubtful = set(not_documents(path))
     for file in files(path):
-        document = None
-        for number, docid, text in _parse(file):
-            document = _document(str(file), number, docid, text)
-            yield document
-        if document is None:
-            raise InputError(file, None, "there are no documents", "check the file and its format")
+        try:
+            yield from _documents(file)
+        except InputError as error:
+            if file in doubtful:
+                error.hint = NO_DOCUMENTS
+            raise
+
+
+def _documents(file: Path) -> Iterator[Document]:
+    document = None
+    for number, docid, text in _parse(file):
+        document = _document(str(file), number, docid, text)
+        yield document
+    if document is None:
+        raise InputError(file, None, "there are no documents", "check the file and its format")
 
 
 def _document(path: str, number: int, docid: str, text: str) -> Document:
@@ -71,7 +89,10 @@ def _document(path: str, number: int, docid: str, text: str) -> Document:
 
 
 def files(path: Path | str) -> list[Path]:
-    """List the files of a collection: the file itself, or those of a folder with a known suffix.
+    """List the files of a collection: the file itself, or those of a folder.
+
+    In a folder the suffix decides; of files with another one, or none, those that begin with
+    `<DOC>` are taken, since TREC's disks name their files so (`FT911_1`, `fr940104.0`).
 
     Raises:
         PipelineError: nothing is there.
@@ -94,14 +115,32 @@ def files(path: Path | str) -> list[Path]:
     if not found:
         raise PipelineError(
             f"{path}: no collection files in this folder",
-            f"files end in {', '.join(SUFFIXES)}, or one of these and .gz",
+            f"files end in {', '.join(SUFFIXES)}, or begin with <DOC>; .gz may follow",
         )
     return found
 
 
 def _is_collection_file(path: Path, root: Path) -> bool:
     hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-    return not hidden and path.name.removesuffix(".gz").endswith(SUFFIXES) and path.is_file()
+    if hidden or not path.is_file():
+        return False
+    return path.name.removesuffix(".gz").endswith(SUFFIXES) or _begins_as_trec(path)
+
+
+def _begins_as_trec(path: Path) -> bool:
+    try:
+        with open_stream(path) as stream:
+            return bool(TREC_START.match(stream.read(1024).removeprefix(UTF8_MARK)))
+    except InputError:  # gzip in name only: whatever it is, it is no TREC text
+        return False
+
+
+def not_documents(path: Path | str) -> list[Path]:
+    """List the files of a folder whose names say that they hold topics or judgements."""
+    if str(path).startswith(IR_DATASETS):
+        return []
+    inside = [file for file in files(path) if file != Path(path)]
+    return [file for file in inside if OTHERS.search(file.name) or file.parent.name == "qrels"]
 
 
 def digest(path: Path | str) -> str:
@@ -142,7 +181,9 @@ def duplicate(document: Document, first: tuple[str, int]) -> InputError:
         document.path,
         document.line,
         f"document {shown(document.docid)} again (first in {first[0]}:{first[1]})",
-        "give each document an id of its own, or delete one of the two",
+        NO_DOCUMENTS
+        if OTHERS.search(Path(document.path).name)
+        else "give each document an id of its own, or delete one of the two",
     )
 
 
@@ -158,17 +199,16 @@ def _parse(file: Path) -> Iterator[tuple[int, str, str]]:
 
 def _jsonl(file: Path, source: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str, str]]:
     for number, line in source:
+        if not line.strip():
+            raise InputError(file, number, "an empty line", "delete it")
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
             reason = getattr(error, "msg", None) or str(error)
-            raise InputError(
-                file, number, f"not JSON ({reason}): {shown(line)}", "write one object a line"
-            ) from None
+            problem = f"not JSON ({reason}): {shown(line)}"
+            raise InputError(file, number, problem, ONE_OBJECT) from None
         if not isinstance(record, dict):
-            raise InputError(
-                file, number, f"not a JSON object: {shown(line)}", "write one object a line"
-            )
+            raise InputError(file, number, f"not a JSON object: {shown(line)}", ONE_OBJECT)
         docid, text = _fields(record)
         if docid is None or text is None:
             raise InputError(
@@ -218,7 +258,7 @@ def _tsv(file: Path, source: Iterable[tuple[int, str]]) -> Iterator[tuple[int, s
 
 
 def _trec(file: Path, source: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str, str]]:
-    for number, block in elements(file, source, "DOC", MAX_DOCUMENT):
+    for number, _, block in elements(file, source, "DOC", MAX_DOCUMENT):
         yield number, *_trec_document(file, number, block)
 
 
@@ -227,11 +267,7 @@ def _trec_document(file: Path, start: int, block: str) -> tuple[str, str]:
     if not docno:
         raise InputError(file, start, "a <DOC> without <DOCNO>", "give each document an id")
     body = block[: docno.start()] + " " + block[docno.end() :]
-    marked = re.sub(r"<[^<>]*>", " ", "\n".join(_trec_sections(body)) or body)
-    try:
-        text = html.unescape(marked)
-    except ValueError:  # &#999…; with thousands of digits
-        text = marked
+    text = plain("\n".join(_trec_sections(body)) or body)
     rows = (" ".join(row.split()) for row in text.splitlines())
     return docno[1].strip(), "\n".join(filter(None, rows))
 
@@ -259,15 +295,26 @@ def _ir_dataset(path: str) -> Iterator[tuple[int, str, str]]:
             "pip install 'trec-pipeline[ir-datasets]' (it downloads a data set once)",
         ) from None
     try:
-        dataset = ir_datasets.load(path.removeprefix(IR_DATASETS))
+        try:
+            dataset = ir_datasets.load(path.removeprefix(IR_DATASETS))
+        except KeyError:
+            raise PipelineError(
+                f"{path}: no such data set", "see the catalogue of ir_datasets"
+            ) from None
+        if not dataset.has_docs():
+            raise PipelineError(
+                f"{path}: has no documents of its own",
+                "name one below it, as the catalogue lists them",
+            )
         for number, record in enumerate(dataset.docs_iter(), 1):
             yield number, record.doc_id, record.default_text()
-    except KeyError:
+    except (PipelineError, Interrupted, MemoryError):
+        raise
+    except Exception as error:  # its downloads raise whatever their transport raises
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise PipelineError(
-            f"{path}: no such data set", "see the catalogue of ir_datasets"
-        ) from None
-    except OSError as error:
-        raise PipelineError(
-            f"{path}: could not be obtained ({error})",
-            "a data set is downloaded once and needs the network then",
+            f"{path}: could not be obtained ({reason[:160]})",
+            "put its files there by hand, as ir_datasets says"
+            if isinstance(error, FileNotFoundError)
+            else "a data set is downloaded once and needs the network then",
         ) from error

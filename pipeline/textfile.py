@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import html
 import io
 import json
 import re
@@ -176,8 +177,8 @@ def from_first_text(
 
 def elements(
     path: Path | str, source: Iterable[tuple[int, str]], name: str, max_size: int
-) -> Iterator[tuple[int, str]]:
-    """Cut out what stands between `<name>` and `</name>`: (line where it begins, text).
+) -> Iterator[tuple[int, str, str]]:
+    """Cut out what stands between `<name …>` and `</name>`: (line of its begin, attributes, text).
 
     Capitals do not matter, elements do not nest, and what stands between them is passed over.
 
@@ -185,7 +186,8 @@ def elements(
         InputError: an element that never ends, or not within `max_size` characters, or an end
             without a beginning.
     """
-    tag = re.compile(rf"<(/?){name}(?:\s[^<>]*)?>", re.IGNORECASE)
+    tag = re.compile(rf"<(/?){name}(\s[^<>]*)?>", re.IGNORECASE)
+    attributes = ""
     held: list[str] = []
     start = size = 0  # start: the line of the open element, or 0
     for number, line in source:
@@ -197,12 +199,13 @@ def elements(
                 )
             if match[1]:
                 held.append(line[begin : match.start()])
-                yield start, "\n".join(held)
+                yield start, attributes, "\n".join(held)
                 start = 0
             elif start:
                 raise _unclosed(path, start, name)
             else:
                 start, size, begin, held = number, 0, match.end(), []
+                attributes = match[2] or ""
         if start:
             held.append(line[begin:])
             size += len(line) + 1
@@ -210,6 +213,15 @@ def elements(
                 break
     if start:
         raise _unclosed(path, start, name)
+
+
+def plain(markup: str) -> str:
+    """Drop tags, and read entities as what they stand for."""
+    text = re.sub(r"<[^<>]*>", " ", markup)
+    try:
+        return html.unescape(text).strip()
+    except ValueError:  # &#999…; with thousands of digits
+        return text.strip()
 
 
 def _unclosed(path: Path | str, number: int, name: str) -> InputError:

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError, PipelineError, did_you_mean, shown
-from pipeline.textfile import MAX_LINE, elements, from_first_text
+from pipeline.textfile import MAX_LINE, elements, from_first_text, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,7 +81,10 @@ def tidied(path: Path | str, number: int, qid: str, text: str) -> str:
         )
     if not text:
         raise InputError(
-            path, number, f"topic {shown(qid)} has no text", "write the query, or delete it"
+            path,
+            number,
+            f"topic {shown(qid)} has no text",
+            "write the query, or delete it; of a TREC file another --field may have text",
         )
     return text
 
@@ -109,6 +112,8 @@ def jsonl_topic(path: Path | str, number: int, line: str) -> tuple[str, str]:
     Raises:
         InputError: it is none, or has no id or no text.
     """
+    if not line.strip():
+        raise InputError(path, number, "an empty line", "delete it")
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
@@ -132,6 +137,14 @@ def jsonl_topic(path: Path | str, number: int, line: str) -> tuple[str, str]:
 # Words of inner tags; any other `<word>` in the middle of a line belongs to the text.
 _TAGS = {"num", "title", "desc", "narr", "head", "dom", "smry", "con", "fac", "def", "nat"}
 _TAG = re.compile(r"<(/?)([a-zA-Z]+)[^<>]*>")
+_OPENING = re.compile(r"</?(top|topic)(?:\s[^<>]*)?>", re.IGNORECASE)
+_XML_NUMBER = re.compile(r"""\b(?:number|num|id|qid)\s*=\s*["']([^"']*)["']""", re.IGNORECASE)
+_XML_NAMES = {
+    "num": ("num", "number", "identifier"),
+    "title": ("title", "query"),
+    "desc": ("desc", "description", "question"),
+    "narr": ("narr", "narrative"),
+}
 _LABELS = {
     "num": re.compile(r"\A\s*(Number|Topic)\s*:", re.IGNORECASE),
     "title": re.compile(r"\A\s*Topic\s*:", re.IGNORECASE),
@@ -143,8 +156,18 @@ _LABELS = {
 def trec_topics(
     path: Path | str, source: Iterator[tuple[int, str]], fields: list[str]
 ) -> Iterator[tuple[int, str, str]]:
+    """Read `<top>` blocks, or the `<topic>` elements of later years, whichever come first."""
+    for number, line in source:
+        if opening := _OPENING.search(line):
+            blocks = _xml_topics if opening[1].lower() == "topic" else _top_topics
+            yield from blocks(path, chain([(number, line)], source), fields)
+
+
+def _top_topics(
+    path: Path | str, source: Iterator[tuple[int, str]], fields: list[str]
+) -> Iterator[tuple[int, str, str]]:
     """Read `<top>` blocks, whose inner tags are often never closed and carry a label."""
-    for number, text in elements(path, source, "top", MAX_LINE):
+    for number, _, text in elements(path, source, "top", MAX_LINE):
         block: dict[str, list[str]] = {}
         name = ""
         for closing, word, content in chain.from_iterable(map(_tagged, text.split("\n"))):
@@ -158,6 +181,33 @@ def trec_topics(
         if not num:
             raise InputError(path, number, "a <top> without <num>", "give each topic an id")
         yield number, num, " ".join(contents)
+
+
+def _xml_topics(
+    path: Path | str, source: Iterator[tuple[int, str]], fields: list[str]
+) -> Iterator[tuple[int, str, str]]:
+    """Read `<topic number="1">` elements; one without any field that we know is its own title."""
+    for number, attributes, text in elements(path, source, "topic", MAX_LINE):
+        block: dict[str, str] = {}
+        inside, begin = "", 0
+        for tag in _TAG.finditer(text):
+            word = tag[2].lower()
+            if not inside and not tag[1]:
+                inside, begin = word, tag.end()
+            elif tag[1] and word == inside:
+                block.setdefault(word, text[begin : tag.start()])
+                inside = ""
+        known = {
+            name: next((block[word] for word in words if word in block), "")
+            for name, words in _XML_NAMES.items()
+        }
+        if not any(known[name] for name in FIELDS):
+            known["title"] = text
+        named = _XML_NUMBER.search(attributes)
+        qid = plain(named[1] if named else known["num"])
+        if not qid:
+            raise InputError(path, number, "a <topic> without number", "give each topic an id")
+        yield number, qid, " ".join(plain(known[name]) for name in fields)
 
 
 def _tagged(line: str) -> Iterator[tuple[bool, str, str]]:

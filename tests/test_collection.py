@@ -170,7 +170,7 @@ BAD = {
     "empty": ("", "", "there are no documents", "file and its format"),
     "blank": ("\n\n", "", "there are no documents", "file and its format"),
     "not JSON": ('{"id": "1", "contents": "a"}\n{"id": \n', ":2", "not JSON (Exp", "object a line"),
-    "blank line": ('{"id": "1", "contents": "a"}\n\n', ":2", "not JSON", "one object a line"),
+    "blank line": ('{"id": "1", "contents": "a"}\n\n', ":2", "an empty line", "delete it"),
     "array": ('[{"id": "1", "contents": "a"}]\n', ":1", "not a JSON object", "one object a line"),
     "number": ('{"id": "1", "contents": "a"}\n5\n', ":2", "not a JSON object: '5'", "one object"),
     "pretty": ('{\n  "id": "1"\n}\n', ":1", "not JSON (", "one object a line"),
@@ -323,6 +323,34 @@ def test_a_digest_is_of_content(tmp_path: Path) -> None:
     assert digest("ir_datasets:vaswani") == "ir_datasets:vaswani"
 
 
+def test_the_files_of_a_trec_disk_have_no_suffix(tmp_path: Path) -> None:
+    """In a folder, those that begin with <DOC> are taken, packed or not; their DTDs are not."""
+    for name in ("ft/FT911_1", "fr/fr940104.0", "packed/LA010189.gz"):
+        file_of(tmp_path, f"\n<doc><docno>{name}</docno>text</doc>", name)
+    file_of(tmp_path, "<!-- the DTD --><!ELEMENT DOC", "ft/ftdtd")
+    file_of(tmp_path, "<DOC> is what each begins with", "README.gz").write_bytes(b"no gzip")
+    assert texts(tmp_path) == {
+        "fr/fr940104.0": "text", "ft/FT911_1": "text", "packed/LA010189.gz": "text"
+    }  # fmt: skip
+
+
+def test_topics_in_a_folder_of_documents_are_pointed_out(tmp_path: Path) -> None:
+    """Whatever they are refused for, the file of documents should be named instead."""
+    for name in ("queries.jsonl", "topics.dev.tsv", "x.qrels.txt", "qrels/dev.tsv"):
+        folder = tmp_path / name.replace("/", "-")
+        file_of(folder, ANSERINI, "corpus.jsonl")
+        other = file_of(folder, "one line", name)
+        assert collection.not_documents(folder) == [other]
+        with refused(f"{other}:1: no", "name the file that is", InputError):
+            list(documents(folder))
+    file_of(tmp_path, TSV, "twice/corpus.tsv")
+    file_of(tmp_path, TSV, "twice/topics.tsv")
+    with refused("document '007' again", "name the file that is", InputError):
+        load_texts(tmp_path / "twice", ["007"])
+    assert collection.not_documents(tmp_path / "twice" / "topics.tsv") == []
+    assert collection.not_documents("ir_datasets:vaswani/topics") == []
+
+
 def test_files_of_a_collection(tmp_path: Path) -> None:
     """A file of any name is taken as given; in a folder, the suffix decides."""
     odd = file_of(tmp_path, TSV, "odd")
@@ -354,9 +382,20 @@ class Dataset:
     def __init__(self, *docs: tuple[str, str]) -> None:
         self.docs = docs
 
+    def has_docs(self) -> bool:
+        return bool(self.docs)
+
     def docs_iter(self) -> Iterator[Any]:
         for docid, text in self.docs:
             yield types.SimpleNamespace(doc_id=docid, default_text=lambda text=text: text)
+
+
+class Mirrors(Dataset):
+    """Stands for a data set none of whose mirrors answers; ir_datasets says so like this."""
+
+    def docs_iter(self) -> Iterator[Any]:
+        raise RuntimeError("All download sources failed", [("mirror", KeyError("x\ny"))])
+        yield
 
 
 def test_a_data_set_is_a_collection(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,7 +404,13 @@ def test_a_data_set_is_a_collection(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(name: str) -> Dataset:
         if name == "offline":
             raise OSError("no route to host")
-        return {"good": Dataset(("1", "one")), "bad": Dataset(("a b", "two"))}[name]
+        if name == "manual":
+            raise FileNotFoundError("ir_datasets/manual")
+        if name == "mirrors":
+            return Mirrors(("1", "one"))
+        return {
+            "good": Dataset(("1", "one")), "bad": Dataset(("a b", "two")), "parent": Dataset()
+        }[name]  # fmt: skip
 
     monkeypatch.setitem(__import__("sys").modules, "ir_datasets", types.SimpleNamespace(load=load))
     assert list(documents("ir_datasets:good")) == [("1", "one", "ir_datasets:good", 1)]
@@ -375,3 +420,9 @@ def test_a_data_set_is_a_collection(monkeypatch: pytest.MonkeyPatch) -> None:
         list(documents("ir_datasets:none"))
     with refused("ir_datasets:offline: could not be obtained (no route", "needs the network"):
         list(documents("ir_datasets:offline"))
+    with refused("ir_datasets:manual: could not be obtained (ir_datasets/manual)", "by hand"):
+        list(documents("ir_datasets:manual"))
+    with refused("ir_datasets:mirrors: could not be obtained", "needs the network"):
+        list(documents("ir_datasets:mirrors"))
+    with refused("ir_datasets:parent: has no documents", "the catalogue"):
+        list(documents("ir_datasets:parent"))

@@ -278,7 +278,11 @@ def test_elements_are_cut_out(tmp_path: Path) -> None:
     """On one line or many, in capitals or not; what stands between them is passed over."""
     text = "x <Doc>a</DOC> y <doc k='v'>\nb\n\n</doc>\n</DOCNO><DOCS>\n<doc></doc>"
     source = list(enumerate(text.split("\n"), 1))
-    assert list(elements("f", source, "doc", 100)) == [(1, "a"), (1, "\nb\n\n"), (6, "")]
+    assert list(elements("f", source, "doc", 100)) == [
+        (1, "", "a"),
+        (1, " k='v'", "\nb\n\n"),
+        (6, "", ""),
+    ]
 
 
 @pytest.mark.parametrize(

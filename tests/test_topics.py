@@ -129,7 +129,49 @@ def test_white_space_in_a_text_is_one_blank(tmp_path: Path) -> None:
     }
 
 
+XML = """<?xml version="1.0" encoding="UTF-8"?>
+<topics task="years later">
+  <topic number="1"><query>corona &amp; <i>heat</i></query>
+    <question>does it like
+heat</question><narrative>any</narrative></topic>
+  <topic id='CT-2'>
+    A man of 45 has a cough &lt; a week.
+  </topic>
+  <topic number="3" type="faceted">
+    <query> obama </query>
+    <description>his family tree</description>
+    <subtopic number="1">his parents</subtopic>
+    <query>another</query>
+  </topic>
+  <TOPIC><num>4</num><title>a title</title></TOPIC>
+</topics>
+"""
+
+
+def test_elements_of_later_years(tmp_path: Path) -> None:
+    """`<topic number="1">`: query, question and narrative; or a text without any field."""
+    path = file_of(tmp_path, XML, "topics.xml.gz")
+    assert read_topics(path) == {
+        "1": "corona & heat",
+        "CT-2": "A man of 45 has a cough < a week.",
+        "3": "obama",
+        "4": "a title",
+    }
+    some = file_of(tmp_path, XML.split("<topic id")[0], "some.xml")
+    assert read_topics(some, "desc") == {"1": "does it like heat"}
+    assert read_topics(some, "desc+narr") == {"1": "does it like heat any"}
+
+
 BAD = {
+    "no number": ("<topics>\n<topic>a\n</topic>", ":2", "a <topic> without number", "an id"),
+    "XML, no title": (
+        '<topic number="1"><narrative>a</narrative></topic>',
+        ":1",
+        "topic '1' has no text",
+        "--field",
+    ),
+    "topic never closed": ('<topic number="1">\na', ":1", "a <topic> that never", "</topic>"),
+    "topic not opened": ("<x>\n</topic>", ":2", "a </topic> without a <topic>", "open it"),
     "empty": ("", "", "there are no topics", "how the file was written"),
     "blank": ("\n \n", "", "there are no topics", "how the file was written"),
     "no tab": ("1\ta\n2 b\n", ":2", "no tab in '2 b'", "qid TAB text"),
@@ -148,7 +190,7 @@ BAD = {
     "latin1": ("1\tcaf\xe9\n".encode("latin1"), ":1", "not UTF-8", "iconv -f latin1"),
     "not JSON": ('{"id": 1, "text": "a"}\n{"id": 2,\n', ":2", "not a JSON object", "write {"),
     "JSON list": ('{"id": 1, "text": "a"}\n[1]\n', ":2", "not a JSON object: '[1]'", "write {"),
-    "JSON blank": ('{"id": 1, "text": "a"}\n\n', ":2", "not a JSON object: ''", "write {"),
+    "JSON blank": ('{"id": 1, "text": "a"}\n\n', ":2", "an empty line", "delete it"),
     "deep JSON": ('{"id": ' + "[" * 100_000, ":1", "not a JSON object", "write {"),
     "no id key": ('{"text": "a"}\n', ":1", "no id or no text", "are understood too"),
     "no text key": ('{"id": "1"}\n', ":1", "no id or no text", "are understood too"),
