@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 import numpy as np
 
 from pipeline.collection import documents, duplicate
-from pipeline.errors import PipelineError, shown
+from pipeline.errors import InputError, shown
 from pipeline.parts import bucket
+from pipeline.textfile import STREAM, lines
 from pipeline.trec import Ranking, ScoredDoc, read_run
 
 if TYPE_CHECKING:
@@ -106,10 +107,23 @@ def need_topic(run: Path | str, qid: str, topics: Topics) -> None:
         PipelineError: `qid` is not among the topics.
     """
     if qid not in topics:
-        raise PipelineError(
-            f"{run}: topic {shown(qid)} is not among the topics",
+        raise InputError(
+            run,
+            line_of(run, qid),
+            f"topic {shown(qid)} is not among the topics",
             "give the topics that the run was made for",
         )
+
+
+def line_of(run: Path | str, qid: str, docid: str | None = None) -> int | None:
+    """Find the line of a topic in a run, or of one of its documents; None on standard input."""
+    if str(run) == STREAM:
+        return None
+    wanted = [qid.encode()] if docid is None else [qid.encode(), docid.encode()]
+    for number, line in lines(run):
+        if line.split()[:3:2][: len(wanted)] == wanted:
+            return number
+    return None
 
 
 class Spool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipeline import collection, lucene, machine
 from pipeline.errors import InputError, PipelineError, shown
 from pipeline.report import SILENT, Reporter
-from pipeline.stage import Outcome, Recipe, producing
+from pipeline.stage import Outcome, Recipe, need_apart, producing
 from pipeline.store import atomic_folder, digest_file, digest_json, write_bytes
 from pipeline.textfile import text_lines
 from pipeline.threads import in_threads
@@ -31,6 +31,7 @@ BATCH_CHARACTERS = 1 << 20  # or as much text as this
 MAX_DOCID = 512  # bytes
 EMPTY_FILE = "empty-documents.txt"  # in the index folder; Lucene leaves it alone
 EMPTY_SHOWN = 10
+OTHERS_SHOWN = 3
 JAVA_BLANK = "".join(map(chr, range(33)))  # what Java trims; a document of nothing else is empty
 
 
@@ -81,6 +82,8 @@ def index(settings: IndexSettings, reporter: Reporter = SILENT) -> Outcome:
             language, or an index that does not hold what was put in.
     """
     analysis = _analysis(settings)
+    words = settings.stopwords
+    need_apart(settings.output, settings.collection, words if isinstance(words, Path) else None)
     with producing(
         settings.output,
         lambda: recipe(settings),
@@ -90,6 +93,12 @@ def index(settings: IndexSettings, reporter: Reporter = SILENT) -> Outcome:
     ) as job:
         if job.fresh:
             return job.outcome
+        if others := collection.not_documents(settings.collection):
+            reporter.notice(
+                f"{settings.collection}: {', '.join(path.name for path in others[:OTHERS_SHOWN])}"
+                f"{', ...' if len(others) > OTHERS_SHOWN else ''} may hold topics or judgements, "
+                "and are read as documents; if so, name the file of documents, not the folder"
+            )
         with ExitStack() as stack:
             folder = stack.enter_context(atomic_folder(settings.output))
             counts = _build(settings, analysis, folder, reporter)

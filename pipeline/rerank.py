@@ -7,8 +7,9 @@ their bytes: settings, model, numeric signature, and their own queries, candidat
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path  # noqa: TC003 - settings are filled by their types at run time
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +21,7 @@ from pipeline.parts import joined
 from pipeline.report import SILENT, Reporter
 from pipeline.reranking import VERSION, Inputs, Work, read_candidates
 from pipeline.rescore import How
-from pipeline.stage import Outcome, Recipe, producing
+from pipeline.stage import Outcome, Recipe, need_apart, producing
 from pipeline.store import atomic_file, digest_file, digest_json, need_path
 from pipeline.textfile import STREAM
 from pipeline.topics import Topics, read_topics
@@ -107,7 +108,9 @@ def rerank(settings: RerankSettings, reporter: Reporter = SILENT) -> Outcome:
     Raises:
         PipelineError: as `recipe` does; an unknown topic or document; a score that is not finite.
     """
+    started = time.monotonic()
     _check(settings)
+    need_apart(settings.output, settings.run, settings.topics, settings.index, settings.collection)
     inputs = Inputs(
         settings.run,
         settings.index,
@@ -134,7 +137,7 @@ def rerank(settings: RerankSettings, reporter: Reporter = SILENT) -> Outcome:
             candidates = read_candidates(inputs, topics, stack)
         if _is_stream(settings.output) and topics is not None:
             work = Work(inputs, topics, candidates, _how(settings), load, stack, reporter)
-            return _to_stream(work)
+            return replace(_to_stream(work), seconds=time.monotonic() - started)
         with producing(
             settings.output,
             lambda: recipe(settings, topics, candidates),
@@ -221,6 +224,8 @@ def _check(settings: RerankSettings) -> None:
         ("max-query-tokens", settings.max_query_tokens, 1, MOST),
         ("max-tokens", settings.max_tokens, 1, MOST),
         ("positive", settings.positive, 0, 1),
+        ("threads", settings.threads, 0, 1024),
+        ("token-budget", settings.token_budget, 0, MOST),
     )
     for name, value, low, high in ranges:
         if value is not None and not low <= value <= high:

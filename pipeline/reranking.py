@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline.parts import Block
     from pipeline.report import Reporter
     from pipeline.topics import Topics
+    from pipeline.trec import Ranking
 
 VERSION = 1  # of what a run is made of; a new one makes runs and parts stale
 PARTS = 4096  # a part of 7,000 topics has two of them, one of 500,000 has 122
@@ -109,7 +110,7 @@ class Work:
         need_topic(self._inputs.run, first.qid, self._topics)
         if index is not None:
             head = first._replace(docs=first.docs[:10])
-            task(head, "", self._how, index, self._where)
+            self._task(head, "", index)
 
     def _spool(self, stack: ExitStack) -> Texts:
         from pipeline.candidates import Spool
@@ -123,7 +124,7 @@ class Work:
         spool = Spool(str(self._inputs.collection), wanted, scratch)
         if not spool.complete:
             for qid in self.candidates.qids:
-                task(self.candidates.ranking(qid), "", self._how, spool, self._where)
+                self._task(self.candidates.ranking(qid), "", spool)
         return spool
 
     def _check_sample(self) -> None:
@@ -133,7 +134,7 @@ class Work:
             ranking = self.candidates.ranking(qid)
             scored = ranking.docs[: self._how.depth]
             ends = ranking._replace(docs=(scored[0], scored[-1]))
-            task(ends, "", self._how, self._texts, self._where)
+            self._task(ends, "", self._texts)
 
     def _check_disk(self) -> None:
         if self._parts is not None:
@@ -159,7 +160,10 @@ class Work:
     def task(self, qid: str) -> Task:
         """Read what is scored for one topic."""
         ranking = self.candidates.ranking(qid)
-        return task(ranking, self._topics[qid], self._how, self._texts, self._where)
+        return self._task(ranking, self._topics[qid], self._texts)
+
+    def _task(self, ranking: Ranking, query: str, texts: Texts) -> Task:
+        return task(ranking, query, self._how, texts, self._inputs.run, self._where)
 
     def lines(self, topic: Task) -> bytes:
         """Score one topic."""

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from pipeline import passages
-from pipeline.errors import PipelineError, shown
+from pipeline.errors import InputError, PipelineError, shown
 from pipeline.store import digest_json
 from pipeline.trec import Ranking, ScoredDoc, run_lines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -104,20 +105,26 @@ class Facts:
         return facts
 
 
-def task(ranking: Ranking, query: str, how: How, texts: Texts, where: object) -> Task:
+def task(
+    ranking: Ranking, query: str, how: How, texts: Texts, run: Path | str, where: object
+) -> Task:
     """Look up the texts of a topic's candidates.
 
     Args:
-        where: names the index or collection in the error.
+        run, where: name the run, and the index or collection, in the error.
 
     Raises:
-        PipelineError: a candidate has no text there.
+        InputError: a candidate has no text there.
     """
     scored, below = ranking.docs[: how.depth], ranking.docs[how.depth :]
     found = texts.texts(doc.docid for doc in scored)
     for doc, text in zip(scored, found, strict=True):
         if text is None:
-            raise PipelineError(
+            from pipeline.candidates import line_of
+
+            raise InputError(
+                run,
+                line_of(run, ranking.qid, doc.docid),
                 f"topic {shown(ranking.qid)}: no document {shown(doc.docid)} in {where}",
                 "use the index or collection that the run was made from",
             )

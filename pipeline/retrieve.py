@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import batched
@@ -15,7 +16,7 @@ from pipeline.bm25 import BM25, Searcher
 from pipeline.errors import PipelineError, shown
 from pipeline.parts import bucket, joined, topic_blocks
 from pipeline.report import SILENT, Reporter
-from pipeline.stage import Job, Outcome, Recipe, producing
+from pipeline.stage import Job, Outcome, Recipe, need_apart, producing
 from pipeline.store import atomic_file, digest_json
 from pipeline.textfile import STREAM
 from pipeline.threads import in_threads
@@ -82,6 +83,7 @@ def retrieve(settings: RetrieveSettings, reporter: Reporter = SILENT) -> Outcome
     """
     _check(settings)
     lucene.need_index(settings.index)
+    need_apart(settings.output, settings.topics, settings.index)
     if str(settings.output) == STREAM:
         return _stream(settings, reporter)
     given = read_topics(STREAM, settings.field) if str(settings.topics) == STREAM else None
@@ -111,6 +113,7 @@ def retrieve(settings: RetrieveSettings, reporter: Reporter = SILENT) -> Outcome
 
 def _stream(settings: RetrieveSettings, reporter: Reporter) -> Outcome:
     """Write whole topics to standard output, in order, as they come."""
+    started = time.monotonic()
     topics = read_topics(settings.topics, settings.field)
     groups = list(batched(topics.items(), CALL_TOPICS))
     without: list[str] = []
@@ -124,7 +127,8 @@ def _stream(settings: RetrieveSettings, reporter: Reporter) -> Outcome:
             out.flush()
             done += len(group)
             reporter.advance(done, len(topics), "topics")
-    return Outcome(STREAM, computed=True, counts=_counts(topics, without, reporter))
+    counts = _counts(topics, without, reporter)
+    return Outcome(STREAM, computed=True, seconds=time.monotonic() - started, counts=counts)
 
 
 def _finish_parts(

@@ -26,7 +26,7 @@ from pipeline.errors import InputError, PipelineError, one_line, shown, storage_
 from pipeline.parts import Parts
 from pipeline.report import SILENT, Reporter
 from pipeline.store import digest_file, digest_json, locked, sweep_folder, write_json
-from pipeline.textfile import BLOCK, open_stream, read_json
+from pipeline.textfile import BLOCK, STREAM, open_stream, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -197,6 +197,24 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, ...]:
 
 def _value(table: dict[str, Any], name: str) -> str:
     return shown(table[name]) if name in table else "none"
+
+
+def need_apart(output: Path, *inputs: Path | str | None) -> None:
+    """Refuse an output in the place of an input, or one inside the other: it would be lost.
+
+    Raises:
+        PipelineError: so it is.
+    """
+    if str(output) == STREAM:
+        return
+    for given in inputs:
+        if given is None or str(given) == STREAM:
+            continue
+        read = os.path.realpath(given)
+        for written in map(os.path.realpath, (output, sidecar_path(output))):
+            if os.path.commonpath((read, written)) in (read, written):
+                how = "is also an input" if read == written else f"and the input {given} overlap"
+                raise PipelineError(f"{output}: {how}", "choose another place for the output")
 
 
 class Job:

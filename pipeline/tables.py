@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import InputError, PipelineError, one_line, shown
+from pipeline.errors import InputError, PipelineError, one_line, shown, storage_error
 from pipeline.measures import Evaluation
 from pipeline.notation import is_count
 from pipeline.store import write_bytes, write_json
-from pipeline.textfile import read_json
+from pipeline.textfile import BLOCK, open_stream, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -176,6 +177,27 @@ def check_per_topic(path: Path) -> None:
         raise PipelineError(
             f"{shown(str(path))}: values per topic are written as CSV or JSON",
             "let the name end in .csv or .json",
+        )
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuse to replace a file that does not begin as `write_per_topic` begins one.
+
+    Raises:
+        PipelineError: it is something else, such as the judgements themselves.
+        StorageError: it cannot be read.
+    """
+    try:
+        if not path.exists():
+            return
+    except OSError as error:
+        raise storage_error(path, error) from error
+    with open_stream(path) as stream:
+        start = stream.read(BLOCK).lstrip()
+    if start and not start.startswith(b"run,qid,") and not re.match(rb'\{\s*"schema"', start):
+        raise PipelineError(
+            f"{path}: exists already and holds no values per topic",
+            "choose another name, or delete it first",
         )
 
 

@@ -21,6 +21,7 @@ from pipeline.store import digest_file
 from pipeline.tables import (
     as_json,
     check_per_topic,
+    check_replaceable,
     latex,
     markdown,
     read_table,
@@ -154,6 +155,25 @@ def test_per_topic_needs_an_ending(files: Path, name: str) -> None:
     """Whatever is neither CSV nor JSON is refused before anything is computed."""
     with pytest.raises(PipelineError, match="CSV or JSON"):
         check_per_topic(Path(name))
+
+
+def test_values_per_topic_replace_nothing_but_their_like(files: Path) -> None:
+    """Least of all the judgements, whose name somebody gave by mistake."""
+    table = evaluate_runs(files / "qrels.txt", [files / "best.run"])
+    for name in ("topics.csv", "topics.json.gz", "topics.csv.gz"):
+        check_replaceable(files / name)
+        write_per_topic(table, files / name)
+        check_replaceable(files / name)
+    (files / "q.csv").write_text(QRELS)
+    command = [sys.executable, "-m", "pipeline", "evaluate", "q.csv", "best.run"]
+
+    done = subprocess.run(
+        [*command, "--per-topic", "q.csv"], cwd=files, capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "q.csv: exists already" in done.stderr
+    assert (files / "q.csv").read_text() == QRELS
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,29 @@ def test_a_folder_of_files_is_one_collection(tmp_path: Path) -> None:
     assert outcome.counts["indexed"] == 3
 
 
+def test_topics_beside_the_documents_are_pointed_out(tmp_path: Path) -> None:
+    """They can be read as documents, so nothing but a notice tells that somebody meant a file."""
+    file_of(tmp_path / "corpus", jsonl(TEXTS), "corpus.jsonl")
+    file_of(tmp_path / "corpus", '{"_id": "q1", "text": "a query"}\n', "queries.jsonl")
+    listener = Listener()
+    index(IndexSettings(tmp_path / "corpus", tmp_path / "index"), listener)
+    assert "corpus: queries.jsonl may hold topics or judgements" in listener.notices[0]
+
+
+def test_an_index_never_takes_the_place_of_its_collection(tmp_path: Path) -> None:
+    """Nor stands in it, where it would be read as a part of it; nor with --force."""
+    made = settings(tmp_path / "corpus")
+    (tmp_path / "corpus" / "sub").mkdir()
+    for collection, output in (
+        (made.collection, made.collection),
+        (made.collection, tmp_path / "corpus"),
+        (tmp_path / "corpus", tmp_path / "corpus" / "sub" / "index"),
+    ):
+        with refused(f"{output}: ", "choose another place for the output"):
+            index(replace(made, collection=collection, output=output, force=True))
+    assert names(tmp_path / "corpus") == ["c.jsonl", "sub"]
+
+
 def test_the_content_digest_is_of_the_documents_alone(tmp_path: Path) -> None:
     """Order, files, threads, and Lucene's own files, which differ at every build, do not matter."""
     digests = set()

@@ -297,6 +297,14 @@ def test_a_run_of_somebody_else_is_not_replaced(settings: RetrieveSettings) -> N
     assert retrieve(replace(settings, force=True)).computed
 
 
+def test_a_run_never_takes_the_place_of_its_topics(settings: RetrieveSettings) -> None:
+    """Nor lies inside the index; nor with --force."""
+    for output in (settings.topics, settings.index / "bm25.run"):
+        with refused(f"{output}: ", "choose another place for the output"):
+            retrieve(replace(settings, output=output, force=True))
+    assert settings.topics.read_text() == tsv(topics())
+
+
 def test_progress_counts_topics(settings: RetrieveSettings) -> None:
     listener = Listener()
     retrieve(settings, listener)

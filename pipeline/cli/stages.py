@@ -198,6 +198,7 @@ def evaluate(
         raise PipelineError("more than one of --json, --markdown and --latex", "choose one")
     if per_topic is not None:
         tables.check_per_topic(per_topic)
+        tables.check_replaceable(per_topic)
     with reporting("evaluate", quiet=quiet) as console:
         table = evaluate_runs(qrels, runs, measures or DEFAULT_MEASURES, console)
     if per_topic is not None:
