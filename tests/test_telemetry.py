@@ -46,6 +46,15 @@ def test_a_switch_set_the_other_way_is_overruled() -> None:
     assert run(program, **set_right) == "['OPT_OUT_TRACKING']\n[] true"
 
 
+def test_a_reranker_of_python_switches_off() -> None:
+    """Whoever loads a model without the command line is not reported either."""
+    program = (
+        "from pipeline.models.reranker import Reranker\nfrom pipeline import telemetry\n"
+        "Reranker.load('overlap')\nprint(telemetry.left_on())"
+    )
+    assert run(program) == "[]"
+
+
 def test_the_command_switches_off_before_it_loads_anything() -> None:
     """`pipeline` itself, not only the function."""
     program = (

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline import telemetry
 from pipeline.errors import PipelineError
 from pipeline.models.folder import OVERLAP, advice, digest, is_twin, locate
 from pipeline.models.scorer import Device, Limits, Precision, Scorer, Wishes
@@ -54,6 +55,7 @@ class Reranker:
         Raises:
             PipelineError: there is no such model, or it cannot be loaded.
         """
+        telemetry.switch_off()  # here too: not everybody comes by the command line
         wishes = Wishes(device, precision, threads, token_budget)
         limits = Limits(max_query_tokens, max_tokens, positive)
         return cls(model, load_scorer(model, wishes, limits))
