@@ -125,8 +125,12 @@ def fill[T](
 def text(table: object, key: str, where: str, path: Path) -> str:
     """Return a required string of a table."""
     value = table.get(key) if isinstance(table, dict) else None
-    if not isinstance(value, str) or not value:
-        raise InputError(path, None, f"[{where}] lacks {key}", f'add {key} = "..."')
+    if value is not None and not isinstance(value, str):
+        name = f"{where}.{key}" if where else key
+        raise InputError(path, None, f"{name} = {shown(value)} is not text in quotes", "quote it")
+    if not value:
+        place = f"[{where}]" if where else "the file"
+        raise InputError(path, None, f"{place} lacks {key}", f'add {key} = "..."')
     return value
 
 

@@ -41,6 +41,7 @@ class Step:
     digest: Callable[[Path], str] = digest_file
     beside: tuple[Path, ...] = ()  # what it writes beside its output
     given: tuple[Path, ...] = ()  # files it reads that no stage makes
+    check: Callable[[], object] = lambda: None  # fails over what the stages before it cannot change
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
             f"schema {shown(tables['schema'])} is not known",
             f"this version reads schema {SCHEMA}",
         )
-    name = text(tables, "name", "name", path) if "name" in tables else path.stem
+    name = text(tables, "name", "", path) if "name" in tables else path.stem
     if not NAME.fullmatch(name):
         raise InputError(
             path, None, f"name {shown(name)} cannot be a folder", "use letters, digits, . _ and -"
@@ -123,7 +124,7 @@ class _Layout:
         self._tables = tables
         index = tables.get("index", {})
         self._index = self._beside(
-            index["path"]
+            text(index, "path", "index", path)
             if isinstance(index, dict) and "path" in index
             else f"indexes/{folder.name}"
         )
@@ -146,7 +147,7 @@ class _Layout:
         table = only(self._table("topics"), ("path", "field"), "topics", self._path)
         self._topics = {
             "topics": self._beside(text(table, "path", "topics", self._path)),
-            "field": table.get("field", "title"),
+            "field": text({"field": "title"} | table, "field", "topics", self._path),
         }
         last = self._retrieve_step(built)
         yield last
@@ -181,6 +182,7 @@ class _Layout:
             lambda: index.recipe(settings),
             lambda reporter, force: index.index(replace(settings, force=force), reporter),
             index.digest,
+            check=lambda: index.check(settings),
             given=() if place.startswith(IR_DATASETS) else (collection,),
         )
 
@@ -206,6 +208,7 @@ class _Layout:
             lambda: retrieve.recipe(settings),
             lambda reporter, force: retrieve.retrieve(replace(settings, force=force), reporter),
             given=(settings.topics,),
+            check=lambda: retrieve.check(settings),
         )
 
     def _rerank_step(
@@ -245,6 +248,7 @@ class _Layout:
             (last.name, *built),
             lambda: rerank.recipe(settings),
             lambda reporter, force: rerank.rerank(replace(settings, force=force), reporter),
+            check=lambda: rerank.check(settings),
         )
 
     def _evaluate_step(self, runs: list[Step]) -> Step:

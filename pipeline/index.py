@@ -81,9 +81,7 @@ def index(settings: IndexSettings, reporter: Reporter = SILENT) -> Outcome:
         PipelineError: a malformed or repeated document (both places are named), an unknown
             language, or an index that does not hold what was put in.
     """
-    analysis = _analysis(settings)
-    words = settings.stopwords
-    need_apart(settings.output, settings.collection, words if isinstance(words, Path) else None)
+    analysis = check(settings)
     with producing(
         settings.output,
         lambda: recipe(settings),
@@ -114,7 +112,14 @@ def index(settings: IndexSettings, reporter: Reporter = SILENT) -> Outcome:
         return job.outcome
 
 
-def _analysis(settings: IndexSettings) -> lucene.Analysis:
+def check(settings: IndexSettings) -> lucene.Analysis:
+    """Say how text is analysed, or fail over settings that cannot be; the collection is not read.
+
+    Raises:
+        PipelineError: so it is.
+    """
+    words = settings.stopwords
+    need_apart(settings.output, settings.collection, words if isinstance(words, Path) else None)
     if settings.threads < 0:
         raise PipelineError(f"--threads {settings.threads} is less than 0", "0 takes all CPUs")
     if settings.language not in lucene.LANGUAGES:
@@ -122,7 +127,6 @@ def _analysis(settings: IndexSettings) -> lucene.Analysis:
             f"no analysis for language {shown(settings.language)}",
             f"known: {', '.join(lucene.LANGUAGES)}",
         )
-    words = settings.stopwords
     if settings.language != "en" and (words != "default" or settings.stemmer != "porter"):
         raise PipelineError(
             f"stemmer and stop words are settings of English, not of {settings.language}",

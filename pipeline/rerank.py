@@ -82,6 +82,7 @@ def recipe(
         PipelineError: no usable topics, run, index, collection or model, or a setting out of range.
     """
     _check(settings)
+    _need_files(settings)
     if topics is None:
         topics = read_topics(settings.topics, settings.field)
     inputs = {
@@ -97,6 +98,17 @@ def recipe(
     return Recipe("rerank", VERSION, values | _scoring(settings), inputs)
 
 
+def check(settings: RerankSettings) -> None:
+    """Fail over settings that cannot be and a model that is not there; no other input is needed.
+
+    Raises:
+        PipelineError: so it is.
+    """
+    _check(settings)
+    _how(settings)
+    model_digest(settings.model)
+
+
 def rerank(settings: RerankSettings, reporter: Reporter = SILENT) -> Outcome:
     """Rerank unless the run is fresh; pairs of finished parts are not scored again.
 
@@ -110,7 +122,7 @@ def rerank(settings: RerankSettings, reporter: Reporter = SILENT) -> Outcome:
     """
     started = time.monotonic()
     _check(settings)
-    need_apart(settings.output, settings.run, settings.topics, settings.index, settings.collection)
+    _need_files(settings)
     inputs = Inputs(
         settings.run,
         settings.index,
@@ -231,5 +243,9 @@ def _check(settings: RerankSettings) -> None:
         if value is not None and not low <= value <= high:
             bound = f"from {low:g} to {high:g}" if high < MOST else f"{low:g} or more"
             raise PipelineError(f"--{name} {value} is out of range", f"choose a number {bound}")
+    need_apart(settings.output, settings.run, settings.topics, settings.index, settings.collection)
+
+
+def _need_files(settings: RerankSettings) -> None:
     for path, what in ((settings.run, "run"), (settings.topics, "file of topics")):
         need_path(path, what)

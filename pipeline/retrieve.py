@@ -72,6 +72,16 @@ def recipe(settings: RetrieveSettings, topics: Topics | None = None) -> Recipe:
     return Recipe("retrieve", VERSION, _settings(settings), inputs)
 
 
+def check(settings: RetrieveSettings) -> None:
+    """Fail over settings that cannot be and topics that are none; no index is needed.
+
+    Raises:
+        PipelineError: so it is.
+    """
+    _check(settings)
+    read_topics(settings.topics, settings.field)
+
+
 def retrieve(settings: RetrieveSettings, reporter: Reporter = SILENT) -> Outcome:
     """Search every topic unless the run is fresh; parts that are finished are not searched again.
 
@@ -83,7 +93,6 @@ def retrieve(settings: RetrieveSettings, reporter: Reporter = SILENT) -> Outcome
     """
     _check(settings)
     lucene.need_index(settings.index)
-    need_apart(settings.output, settings.topics, settings.index)
     if str(settings.output) == STREAM:
         return _stream(settings, reporter)
     given = read_topics(STREAM, settings.field) if str(settings.topics) == STREAM else None
@@ -240,6 +249,7 @@ def _threads(settings: RetrieveSettings) -> int:
 
 def _check(settings: RetrieveSettings) -> None:
     check_tag(settings.tag)
+    need_apart(settings.output, settings.topics, settings.index)
     ranges: tuple[tuple[str, float, float, float], ...] = (
         ("hits", settings.hits, 1, 2**31 - 1),
         ("k1", settings.k1, 0, math.inf),

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from killing import outcomes, run
+from killing import contents, outcomes, run
 
 from pipeline.errors import InputError, PipelineError
 from pipeline.experiment import load
@@ -130,6 +130,32 @@ def test_until_force_and_dry_run(folder: Path) -> None:
     assert forced["retrieve"]["reasons"] == ["forced"]
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("rerank.better.model=nowhere", "'nowhere': no such model"),
+        ("rerank.better.depth=0", "--depth 0 is out of range"),
+        ("rerank.better.tag='a b'", "'a b' is no legal run tag"),
+        ("rerank.better.interpolate=2", "--interpolate 2.0 is out of range"),
+        ("retrieve.b=2", "--b 2.0 is out of range"),
+        ("topics.field=text", "no field 'text' in TREC topics"),
+        ("index.language=xx", "no analysis for language 'xx'"),
+        ("collection.path='.'", "and the input . overlap"),
+    ],
+)
+def test_a_late_stage_that_cannot_run_stops_the_first(
+    folder: Path, setting: str, message: str
+) -> None:
+    """Settings and models of every stage are looked at before anything is computed."""
+    before = contents(folder)
+
+    done = run("run", "e.toml", "--set", setting, cwd=folder)
+
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert contents(folder) == before
+
+
 def test_explain_says_what_went_into_an_output(folder: Path) -> None:
     assert run("run", "e.toml", cwd=folder).returncode == 0
 
@@ -171,6 +197,10 @@ def test_status_can_answer_a_script(folder: Path) -> None:
         (("hits = 10", "hit = 10"), "unknown key 'hit' in [retrieve]"),
         (("path = \"topics.tsv\"", ""), "[topics] lacks path"),
         (("name = \"e\"", "name = \"e\"\nschema = 9"), "schema 9 is not known"),
+        (("name = \"e\"", "name = 5"), "name = 5 is not text in quotes"),
+        (("name = \"e\"", "name = ''"), "the file lacks name"),
+        (("path = \"topics.tsv\"", "path = 'topics.tsv'\nfield = 3"), "topics.field = 3 is not"),
+        (("path = \"index\"", "path = [1]"), "index.path = [1] is not text in quotes"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_file_is_named(

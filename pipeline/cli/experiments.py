@@ -74,6 +74,8 @@ def run_steps(steps: tuple[Step, ...], forced: set[str], *, quiet: bool) -> dict
 
     for path in (path for step in steps for path in step.given):
         need_path(path, "file")  # now, and not after the stages before it
+    for step in steps:
+        step.check()
     outcomes = {}
     for step in steps:
         with reporting(step.name, quiet=quiet) as console:
