@@ -17,6 +17,7 @@ from pipeline.config import fill, only, read_experiment, text
 from pipeline.errors import InputError, PipelineError, did_you_mean, shown
 from pipeline.stage import Outcome, Recipe, Status
 from pipeline.store import digest_file
+from pipeline.trec import TAG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -225,6 +226,8 @@ class _Layout:
                 "give each reranking stage a name of its own, fit for a file",
             )
         options = {key: value for key, value in table.items() if key != "name"}
+        if TAG.fullmatch(name):
+            options.setdefault("tag", name)  # the runs of one experiment can be told apart
         model = text(options, "model", f"rerank {name}", self._path)
         if self._beside(model).is_dir():
             options["model"] = str(self._beside(model))

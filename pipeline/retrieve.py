@@ -79,6 +79,7 @@ def check(settings: RetrieveSettings) -> None:
         PipelineError: so it is.
     """
     _check(settings)
+    need_apart(settings.output, settings.topics, settings.index)
     read_topics(settings.topics, settings.field)
 
 
@@ -93,6 +94,7 @@ def retrieve(settings: RetrieveSettings, reporter: Reporter = SILENT) -> Outcome
     """
     _check(settings)
     lucene.need_index(settings.index)
+    need_apart(settings.output, settings.topics, settings.index)
     if str(settings.output) == STREAM:
         return _stream(settings, reporter)
     given = read_topics(STREAM, settings.field) if str(settings.topics) == STREAM else None
@@ -249,7 +251,6 @@ def _threads(settings: RetrieveSettings) -> int:
 
 def _check(settings: RetrieveSettings) -> None:
     check_tag(settings.tag)
-    need_apart(settings.output, settings.topics, settings.index)
     ranges: tuple[tuple[str, float, float, float], ...] = (
         ("hits", settings.hits, 1, 2**31 - 1),
         ("k1", settings.k1, 0, math.inf),

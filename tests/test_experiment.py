@@ -110,6 +110,21 @@ def test_inputs_count_by_content(folder: Path) -> None:
     assert reasons(folder)["retrieve"] == ["input topics changed"]
 
 
+def test_runs_are_tagged_by_the_names_of_their_stages(folder: Path) -> None:
+    """Unless a stage names a tag, or its own name cannot be one."""
+    text = EXPERIMENT.replace('"better"', '"better.2"').replace("depth = 5", "depth = 5\ntag = 'x'")
+    (folder / "e.toml").write_text(text)
+    assert run("run", "e.toml", cwd=folder).returncode == 0
+    tags = [
+        (folder / "runs" / "e" / f"{name}.run").read_text().split()[5]
+        for name in ("bm25", "cheap", "better.2")
+    ]
+    assert tags == ["bm25", "x", "rerank"]
+    (folder / "e.toml").write_text(EXPERIMENT)
+    assert run("run", "e.toml", cwd=folder).returncode == 0
+    assert (folder / "runs" / "e" / "better.run").read_text().split()[5] == "better"
+
+
 def test_until_force_and_dry_run(folder: Path) -> None:
     planned = run("run", "e.toml", "--until", "retrieve", "--dry-run", cwd=folder)
     assert planned.stdout.splitlines() == [
