@@ -310,7 +310,8 @@ def producing(
         job = Job(output, recipe_of, digest, reporter)
         now = status(output, job.recipe, digest)
         if now.foreign and not force:
-            in_the_way = output if output.exists() else sidecar_path(output)
+            beside = sidecar_path(output)
+            in_the_way = beside if os.path.lexists(beside) else output
             raise PipelineError(
                 f"{in_the_way}: exists already and was not written by this program",
                 "choose another output, or add --force to replace it",

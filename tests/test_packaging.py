@@ -7,6 +7,7 @@ test environment. The installed demo runs in test_offline.py.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tarfile
 import tomllib
@@ -169,6 +170,7 @@ def test_the_installed_program_is_healthy(installed: Path, tmp_path: Path) -> No
     done = subprocess.run(
         [installed / "pipeline", "doctor", "--json"],
         cwd=tmp_path,
+        env={k: v for k, v in os.environ.items() if not k.startswith("PYTHON")},
         capture_output=True,
         text=True,
         check=False,

@@ -224,6 +224,17 @@ def test_what_is_not_ours_is_not_replaced(output: Path, case: str) -> None:
     assert status(output, RECIPE).fresh
 
 
+def test_a_sidecar_in_the_way_is_named(output: Path) -> None:
+    """And not the output beside it, with which nothing is wrong."""
+    make(output)
+    sidecar_path(output).write_text("{")
+    with refused("bm25.run.json: exists already", "--force"):
+        make(output)
+    sidecar_path(output).unlink()
+    with refused("bm25.run: exists already", "--force"):
+        make(output)
+
+
 def test_force_does_it_again_from_the_beginning(output: Path) -> None:
     """Though it is fresh, and without the parts of the last time."""
     make(output)
