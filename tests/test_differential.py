@@ -47,10 +47,10 @@ def case(chance: random.Random) -> tuple[str, str]:
     """Qrels and a run: gaps on both sides, negative grades, unjudged and unretrieved documents."""
     qrels, run = [], []
     lowest = chance.choice((0, 0, 1, -2))
-    for qid in chance.sample(QIDS, chance.randint(1, 5)):
+    for qid in chance.sample(QIDS, chance.randint(1, 7)):
         judged = chance.sample(DOCIDS, chance.randint(1, 15))
         qrels += [f"{qid} 0 {d} {chance.randint(lowest, chance.randint(1, 4))}\n" for d in judged]
-    for qid in chance.sample(QIDS, chance.randint(1, 5)):
+    for qid in chance.sample(QIDS, chance.randint(1, 7)):
         docids = chance.sample(DOCIDS, chance.randint(1, len(DOCIDS)))
         ranked = zip(docids, scores(chance, len(docids)), strict=True)
         run += [f"{qid} Q0 {d} {chance.randrange(9)} {s} t\n" for d, s in ranked]
