@@ -60,6 +60,11 @@ def of_run(row: Row) -> Iterator[str]:
         )
     if row.identical:
         yield f"{name}: {row.identical:,} documents with the id of their topic are left out"
+    beyond = [m for m in evaluation.mean if (parse_measure(m)["cutoff"] or 0) > row.depth]
+    if beyond and row.depth:
+        yield (
+            f"{name}: at most {row.depth:,} documents a topic, fewer than {', '.join(beyond)} look at"
+        )
     if evaluation.ties:
         moved = [f"{m} in {spread.topics:,}" for m, spread in evaluation.ties.items()]
         yield f"{name}: ties can change {', '.join(moved)} of {total:,} topics (--tie-bounds)"

@@ -143,22 +143,25 @@ def evaluate_runs(
 
 
 def _row(evaluator: Evaluator, name: str, path: Path | str, *, keep_identical: bool) -> Row:
-    left_out = 0
+    left_out = depth = 0
 
-    def others() -> Iterator[Ranking]:
-        nonlocal left_out
+    def rankings() -> Iterator[Ranking]:
+        nonlocal left_out, depth
         for ranking in read_run(path):
-            docs = tuple(doc for doc in ranking.docs if doc.docid != ranking.qid)
-            left_out += len(ranking.docs) - len(docs)
-            yield Ranking(ranking.qid, docs)
+            depth = max(depth, len(ranking.docs))
+            if not keep_identical:
+                docs = tuple(doc for doc in ranking.docs if doc.docid != ranking.qid)
+                left_out += len(ranking.docs) - len(docs)
+                ranking = Ranking(ranking.qid, docs)
+            yield ranking
 
     try:
-        evaluation = evaluator.evaluate(read_run(path) if keep_identical else others())
+        evaluation = evaluator.evaluate(rankings())
     except PipelineError as error:
         if type(error) is not PipelineError:  # it names its file already
             raise
         raise PipelineError(f"{shown_path(path)}: {error.message}", error.hint) from error
-    return Row(name, evaluation, left_out)
+    return Row(name, evaluation, left_out, depth)
 
 
 def need_level(rel: int | None) -> int | None:

@@ -29,6 +29,7 @@ class Row:
     name: str
     evaluation: Evaluation
     identical: int = 0  # documents left out because they have the id of their topic
+    depth: int = 0  # documents of the longest ranking in the file
 
 
 @dataclass(frozen=True)
@@ -198,6 +199,7 @@ def _run(row: Row, per_topic: bool) -> dict[str, Any]:
     run["ties"] = {name: spread._asdict() for name, spread in evaluation.ties.items()}
     run["ties_unbounded"] = list(evaluation.unbounded)
     run["identical_ids_left_out"] = row.identical
+    run["depth"] = row.depth
     return run
 
 
@@ -227,6 +229,7 @@ def read_table(path: Path) -> Table:
                     tuple(run["ties_unbounded"]),
                 ),
                 int(run["identical_ids_left_out"]),
+                int(run["depth"]),
             )
             for run in value["runs"]
         ]

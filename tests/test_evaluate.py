@@ -77,8 +77,10 @@ def test_one_table_for_any_number_of_runs(files: Path) -> None:
     ]
     assert [sentence for row in table.rows for sentence in of_run(row)] == [
         "best: 1 of 3 judged topics have no answer and count zero: '3'",
+        "best: at most 2 documents a topic, fewer than RR@10 look at",
         "worse: 2 of 3 judged topics have no answer and count zero: '1', '3'",
         "worse: 1 topics without judgements are ignored: '9'",
+        "worse: at most 2 documents a topic, fewer than RR@10 look at",
     ]
     assert heard.steps == [(1, 2, "runs"), (2, 2, "runs")]
 
@@ -130,7 +132,7 @@ def test_json_has_a_schema_and_full_precision(files: Path) -> None:
     assert value["runs"] == [
         {
             "name": "best", "mean": {"AP": 2 / 3, "NumQ": 3}, "unanswered": ["3"], "unjudged": [],
-            "ties": {}, "ties_unbounded": [], "identical_ids_left_out": 0,
+            "ties": {}, "ties_unbounded": [], "identical_ids_left_out": 0, "depth": 2,
         }
     ]  # fmt: skip
     assert value["without_relevant"] == ["3"]
@@ -332,3 +334,9 @@ def test_real_collection(collections: Path, tmp_path: Path) -> None:
     assert math.isclose(row.evaluation.mean["nDCG@10"], 1.0)
     assert row.evaluation.mean["Judged@10"] == 1.0
     assert len(row.evaluation.per_topic) == len(qrels)
+
+
+def test_a_cutoff_past_the_end_of_a_run_is_said(files: Path) -> None:
+    """R@1000 of a run with two documents a topic is R@2: the sentence above the table says so."""
+    table = evaluate_runs(files / "qrels.txt", [files / "best.run"], ["R@1000", "P@2", "AP"])
+    assert "best: at most 2 documents a topic, fewer than R@1000 look at" in of_run(table.rows[0])

@@ -34,7 +34,8 @@ def test_a_beir_folder_has_its_own_conventions(beir: Path, tmp_path: Path) -> No
     assert table.measures == BEIR_MEASURES
     assert evaluate_runs(beir, [tmp_path / "bm25.run"], ["RR"]).cells()[1] == ["bm25", "0.7500"]
     assert list(of_run(table.rows[0])) == [
-        "bm25: 2 documents with the id of their topic are left out"
+        "bm25: 2 documents with the id of their topic are left out",
+        "bm25: at most 3 documents a topic, fewer than nDCG@10, R@100, Judged@10 look at",
     ]
 
 
