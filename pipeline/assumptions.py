@@ -62,9 +62,8 @@ def of_run(row: Row) -> Iterator[str]:
         yield f"{name}: {row.identical:,} documents with the id of their topic are left out"
     beyond = [m for m in evaluation.mean if (parse_measure(m)["cutoff"] or 0) > row.depth]
     if beyond and row.depth:
-        yield (
-            f"{name}: at most {row.depth:,} documents a topic, fewer than {', '.join(beyond)} look at"
-        )
+        asked = ", ".join(beyond)
+        yield f"{name}: at most {row.depth:,} documents a topic, fewer than {asked} look at"
     if evaluation.ties:
         moved = [f"{m} in {spread.topics:,}" for m, spread in evaluation.ties.items()]
         yield f"{name}: ties can change {', '.join(moved)} of {total:,} topics (--tie-bounds)"
