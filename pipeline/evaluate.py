@@ -1,8 +1,8 @@
 """The evaluation stage: runs and qrels -> one table, overall and per topic.
 
 Every mean runs over every judged topic, whatever a run answers; topics without an answer count zero
-and are named. Documents are ordered as trec_eval 9 orders them: float32 score, then docid, both
-descending.
+and are named (assumptions.py has the sentences). Documents are ordered as trec_eval 9 orders them:
+float32 score, then docid, both descending.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import PipelineError, shown, shown_path
+from pipeline.assumptions import of_run
+from pipeline.errors import PipelineError, did_you_mean, shown, shown_path
 from pipeline.measures import Evaluator, computable_measures
-from pipeline.notation import DEFAULT_MEASURES
+from pipeline.notation import DEFAULT_MEASURES, MAX_GRADE
 from pipeline.report import SILENT, Reporter
 from pipeline.stage import Outcome, Recipe, producing
 from pipeline.store import digest_file, write_json
 from pipeline.tables import Row, Table, as_json, read_table, write_per_topic
+from pipeline.testsets import Level, level
 from pipeline.textfile import STREAM
-from pipeline.trec import read_qrels, read_run
+from pipeline.trec import Ranking, read_qrels, read_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from pipeline.measures import Evaluation
-
-VERSION = 1
+VERSION = 2
 ENDINGS = (".gz", ".run", ".txt", ".trec")
-NAMED = 10  # topics named in a notice; all of them are in the JSON
+BEIR_MEASURES = ("nDCG@10", "R@100", "Judged@10")
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,12 @@ class EvaluateSettings:
     runs: tuple[Path, ...]
     output: Path  # measures.json; values per topic go to measures.csv beside it
     measures: tuple[str, ...] = DEFAULT_MEASURES
+    rel: int | None = None  # from which grade on a document is relevant; None: as the test set asks
     force: bool = False
 
     def __post_init__(self) -> None:
         """Refuse an unknown measure when the experiment is read, hours before it is computed."""
-        computable_measures(self.measures)
+        computable_measures(self.measures, need_level(self.rel))
 
 
 def recipe(settings: EvaluateSettings) -> Recipe:
@@ -54,7 +55,7 @@ def recipe(settings: EvaluateSettings) -> Recipe:
         f"run {name}": digest_file(path) for name, path in zip(names, settings.runs, strict=True)
     }
     measures = [measure.name for measure in computable_measures(settings.measures)]
-    return Recipe("evaluate", VERSION, {"measures": measures}, inputs)
+    return Recipe("evaluate", VERSION, {"measures": measures, "rel": settings.rel}, inputs)
 
 
 def per_topic_path(output: Path) -> Path:
@@ -76,7 +77,11 @@ def evaluate(settings: EvaluateSettings, reporter: Reporter = SILENT) -> Outcome
             if not per_topic.exists():
                 write_per_topic(read_table(settings.output), per_topic)
             return job.outcome
-        table = evaluate_runs(settings.qrels, settings.runs, settings.measures, reporter)
+        basis = Basis(rel=settings.rel)
+        table = evaluate_runs(settings.qrels, settings.runs, settings.measures, reporter, basis)
+        for row in table.rows:
+            for sentence in of_run(row):
+                reporter.notice(sentence)
         counts = {
             "topics": table.topics,
             "unanswered": {row.name: len(row.evaluation.unanswered) for row in table.rows},
@@ -87,13 +92,26 @@ def evaluate(settings: EvaluateSettings, reporter: Reporter = SILENT) -> Outcome
         return job.outcome
 
 
+@dataclass(frozen=True)
+class Basis:
+    """What an evaluation takes for granted, where the user says it."""
+
+    rel: int | None = None  # from which grade on a document is relevant; None: as the test set asks
+    split: str = "test"  # of a BEIR folder
+    identical: bool | None = None  # count documents with the id of their topic? None: not for BEIR
+
+
 def evaluate_runs(
     qrels: Path | str,
     runs: Sequence[Path | str],
-    measures: Iterable[str] = DEFAULT_MEASURES,
+    measures: Iterable[str] | None = None,
     reporter: Reporter = SILENT,
+    basis: Basis = Basis(),
 ) -> Table:
     """Measure runs against qrels, one ranking in memory at a time; `-` reads standard input.
+
+    The qrels may be a BEIR folder: then those of the split count, documents that have the id of
+    their topic do not, and the measures are BEIR's.
 
     Raises:
         PipelineError: an unknown measure, a file that cannot be read, or no topic in common.
@@ -105,20 +123,76 @@ def evaluate_runs(
             "standard input is named twice", "give one file as - and the others by name"
         )
     names = run_names(runs)
-    computable_measures(measures := tuple(measures))  # before anything is read
-    evaluator = Evaluator(read_qrels(qrels), measures)
+    beir = str(qrels) != STREAM and Path(qrels).is_dir()
+    if measures is None:
+        measures = BEIR_MEASURES if beir else DEFAULT_MEASURES
+    measures = tuple(measures)
+    computable_measures(measures, need_level(basis.rel))  # before anything is read
+    judged = read_qrels(_beir_qrels(Path(qrels), basis.split) if beir else qrels)
+    asked = level(judged) if basis.rel is None else Level(basis.rel, "as asked")
+    at_level = [measure.name for measure in computable_measures(measures, asked.grade)]
+    evaluator = Evaluator(judged, at_level)
+    keep = not beir if basis.identical is None else basis.identical
     rows = []
     for done, (name, path) in enumerate(zip(names, runs, strict=True), 1):
-        try:
-            evaluation = evaluator.evaluate(read_run(path))
-        except PipelineError as error:
-            if type(error) is not PipelineError:  # it names its file already
-                raise
-            raise PipelineError(f"{shown_path(path)}: {error.message}", error.hint) from error
-        _tell(reporter, name, evaluation)
-        rows.append(Row(name, evaluation))
+        rows.append(_row(evaluator, name, path, keep_identical=keep))
         reporter.advance(done, len(runs), "runs")
-    return Table(Path(qrels).name, evaluator.names, tuple(rows))
+    barren = (qid for qid, some in judged.items() if max(some.values()) < asked.grade)
+    title = Path(qrels).resolve().name if beir else Path(qrels).name
+    return Table(title, evaluator.names, tuple(rows), *asked, tuple(barren))
+
+
+def _row(evaluator: Evaluator, name: str, path: Path | str, *, keep_identical: bool) -> Row:
+    left_out = depth = 0
+
+    def rankings() -> Iterator[Ranking]:
+        nonlocal left_out, depth
+        for ranking in read_run(path):
+            depth = max(depth, len(ranking.docs))
+            if not keep_identical:
+                docs = tuple(doc for doc in ranking.docs if doc.docid != ranking.qid)
+                left_out += len(ranking.docs) - len(docs)
+                ranking = Ranking(ranking.qid, docs)
+            yield ranking
+
+    try:
+        evaluation = evaluator.evaluate(rankings())
+    except PipelineError as error:
+        if type(error) is not PipelineError:  # it names its file already
+            raise
+        raise PipelineError(f"{shown_path(path)}: {error.message}", error.hint) from error
+    return Row(name, evaluation, left_out, depth)
+
+
+def need_level(rel: int | None) -> int | None:
+    """Return a level of relevance that can be asked for.
+
+    Raises:
+        PipelineError: it is below 1.
+    """
+    if rel is not None and not 1 <= rel <= MAX_GRADE:
+        raise PipelineError(f"no level of relevance is {rel}", "grades are 1, 2, 3, ...")
+    return rel
+
+
+def _beir_qrels(folder: Path, split: str) -> Path:
+    """The judgements of a BEIR folder.
+
+    Raises:
+        PipelineError: the folder has none for this split.
+    """
+    found = sorted(path.stem for path in (folder / "qrels").glob("*.tsv"))
+    if not found:
+        raise PipelineError(
+            f"{folder}: a folder without qrels/*.tsv",
+            "name a file of judgements, or a BEIR folder with corpus.jsonl, queries.jsonl, qrels",
+        )
+    if split not in found:
+        raise PipelineError(
+            f"{folder}: no judgements for the split {shown(split)}",
+            f"--split: {did_you_mean(split, found)}",
+        )
+    return folder / "qrels" / f"{split}.tsv"
 
 
 def run_names(runs: Sequence[Path | str]) -> list[str]:
@@ -144,22 +218,3 @@ def _without_endings(path: Path) -> str:
     while path.suffix in ENDINGS:
         path = path.with_suffix("")
     return str(path)
-
-
-def _tell(reporter: Reporter, name: str, evaluation: Evaluation) -> None:
-    if evaluation.unanswered:
-        total = len(evaluation.per_topic)
-        reporter.notice(
-            f"{name}: {len(evaluation.unanswered)} of {total} judged topics have no answer and "
-            f"count zero: {_some(evaluation.unanswered)}"
-        )
-    if evaluation.unjudged:
-        reporter.notice(
-            f"{name}: {len(evaluation.unjudged)} topics without judgements are ignored: "
-            f"{_some(evaluation.unjudged)}"
-        )
-
-
-def _some(qids: Sequence[str]) -> str:
-    more = len(qids) - NAMED
-    return ", ".join(map(shown, qids[:NAMED])) + (f" and {more} more" if more > 0 else "")

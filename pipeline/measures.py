@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import PipelineError, shown
 from pipeline.notation import DEFAULT_MEASURES, EXAMPLES, MAX_GRADE, Measure, parse_measures
+from pipeline.ties import BOUNDED, UNMOVED, Spread, extremes, gain
 from pipeline.treceval import RankedTopic, by_rank, groups, trec_eval_call
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from pipeline.trec import Qrels, Ranking
 
@@ -36,6 +37,12 @@ class Evaluation(NamedTuple):
 
     unjudged: tuple[str, ...]
     """Topics of the run without judgements, ignored."""
+
+    ties: dict[str, Spread]
+    """Measures whose value depends on how ties are broken; what cannot change is not here."""
+
+    unbounded: tuple[str, ...] = ()
+    """Measures of which nobody here knows the bounds, if the run has ties in a judged topic."""
 
 
 class Evaluator:
@@ -87,6 +94,7 @@ class Evaluator:
         """
         answered: dict[str, dict[str, float]] = {}
         seen: set[str] = set()
+        tied = _Tied(self._qrels, self.measures)
         for ranking in rankings:
             if ranking.qid in seen:
                 raise PipelineError(
@@ -95,6 +103,7 @@ class Evaluator:
             seen.add(ranking.qid)
             if ranking.docs and ranking.qid in self._qrels:
                 answered[ranking.qid] = self.topic(ranking)
+                tied.take(ranking, answered[ranking.qid])
         unjudged = tuple(sorted(qid for qid in seen if qid not in self._qrels))
         if not answered:
             raise PipelineError(
@@ -108,7 +117,60 @@ class Evaluator:
             for measure in self.measures
         }
         missing = tuple(qid for qid in self._qrels if qid not in answered)
-        return Evaluation(per_topic, mean, missing, unjudged)
+        return Evaluation(
+            per_topic, mean, missing, unjudged, tied.spreads(mean, len(per_topic)), tied.unbounded()
+        )
+
+
+class _Tied:
+    """What ties can do, added up topic by topic."""
+
+    def __init__(self, qrels: Qrels, measures: tuple[Measure, ...]) -> None:
+        self._qrels = qrels
+        self._any = False
+        self._below: dict[str, list[float]] = {}
+        self._above: dict[str, list[float]] = {}
+        self._families: dict[object, tuple[Callable[[int | None], float], list[Measure]]] = {}
+        for measure in measures:
+            if measure.kind in BOUNDED:
+                key, worth = gain(measure)
+                self._families.setdefault(key, (worth, []))[1].append(measure)
+        self._evaluators: dict[object, Evaluator] = {}
+        self._unbounded = [m.name for m in measures if m.kind not in BOUNDED | UNMOVED]
+
+    def take(self, ranking: Ranking, values: dict[str, float]) -> None:
+        """Measure both extremes of a topic, where there are any."""
+        if len({score for _, score in ranking.docs}) == len(ranking.docs):
+            return
+        self._any = True
+        for key, (worth, measures) in self._families.items():
+            orders = extremes(ranking, self._qrels[ranking.qid], worth)
+            if orders is None:
+                continue
+            if key not in self._evaluators:
+                names = [measure.name for measure in measures]
+                self._evaluators[key] = Evaluator(self._qrels, names)
+            worst, best = map(self._evaluators[key].topic, orders)
+            for name, value in values.items():
+                if name in worst and worst[name] != best[name]:
+                    self._below.setdefault(name, []).append(value - worst[name])
+                    self._above.setdefault(name, []).append(best[name] - value)
+
+    def spreads(self, mean: dict[str, float], topics: int) -> dict[str, Spread]:
+        """The bounds of every mean that can change, in the order of the measures."""
+        return {
+            name: Spread(
+                value - math.fsum(self._below[name]) / topics,
+                value + math.fsum(self._above[name]) / topics,
+                len(self._below[name]),
+            )
+            for name, value in mean.items()
+            if name in self._below
+        }
+
+    def unbounded(self) -> tuple[str, ...]:
+        """Measures that ties may change in a way that is not known here."""
+        return tuple(self._unbounded) if self._any else ()
 
 
 def evaluate_rankings(
@@ -118,13 +180,15 @@ def evaluate_rankings(
     return Evaluator(qrels, measures).evaluate(rankings)
 
 
-def computable_measures(names: Iterable[str]) -> tuple[Measure, ...]:
+def computable_measures(names: Iterable[str], level: int | None = None) -> tuple[Measure, ...]:
     """Parse names of measures, and make sure that something here can compute each.
+
+    A binary measure that names no level of relevance gets `level`.
 
     Raises:
         PipelineError: an unknown name, or a measure whose program is not installed.
     """
-    measures = parse_measures(names)
+    measures = parse_measures(names, level)
     for measure in measures:
         if _is_own(measure) or trec_eval_call(measure):
             continue

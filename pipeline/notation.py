@@ -57,19 +57,21 @@ def is_count(name: str) -> bool:
     return name.partition("(")[0] in COUNTS
 
 
-def parse_measures(names: Iterable[str]) -> tuple[Measure, ...]:
+def parse_measures(names: Iterable[str], level: int | None = None) -> tuple[Measure, ...]:
     """Parse names of measures; one asked for twice, in whatever spelling, is kept once.
+
+    A measure that has a level of relevance and does not name it gets `level`.
 
     Raises:
         PipelineError: an unknown name or parameter, or a measure that cannot be computed here.
     """
-    measures = tuple(dict.fromkeys(map(parse_measure, names)))
+    measures = tuple(dict.fromkeys(parse_measure(name, level) for name in names))
     if not measures:
         raise PipelineError("no measure to compute", f"name some: {EXAMPLES}")
     return measures
 
 
-def parse_measure(name: str) -> Measure:
+def parse_measure(name: str, level: int | None = None) -> Measure:
     """Parse `nDCG@10`, `AP(rel=2)`, `P(rel=2,judged_only=True)@5`, …: ir_measures' notation.
 
     Raises:
@@ -88,6 +90,8 @@ def parse_measure(name: str) -> Measure:
     given = prototype.params | {
         key: _checked(name, prototype, key, value) for key, value in arguments.items()
     }
+    if level is not None and "rel" not in arguments and _has_level(prototype):
+        given["rel"] = level
     for key, info in prototype.SUPPORTED_PARAMS.items():
         if info.required and key not in given:
             example = f"{kind}@{'0.1' if key == 'recall' else '10'}"
@@ -101,6 +105,12 @@ def parse_measure(name: str) -> Measure:
             f"ask for another measure: {EXAMPLES}",
         )
     return Measure(str(source), source.NAME, source.params, source)
+
+
+def _has_level(prototype: Any) -> bool:
+    """Whether a measure is binary, at a level that it need not name (P, AP, NumRelRet, ...)."""
+    info = prototype.SUPPORTED_PARAMS.get("rel")
+    return info is not None and (info.default == 1 or "rel" in prototype.params)
 
 
 def _parts(name: str) -> tuple[str, dict[str, Any], Any]:

@@ -14,6 +14,7 @@ from pipeline.measures import Evaluation
 from pipeline.notation import is_count
 from pipeline.store import write_bytes, write_json
 from pipeline.textfile import BLOCK, open_stream, read_json
+from pipeline.ties import Spread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +28,8 @@ class Row:
 
     name: str
     evaluation: Evaluation
+    identical: int = 0  # documents left out because they have the id of their topic
+    depth: int = 0  # documents of the longest ranking in the file
 
 
 @dataclass(frozen=True)
@@ -36,22 +39,33 @@ class Table:
     qrels: str
     measures: tuple[str, ...]
     rows: tuple[Row, ...]
+    level: int = 1  # from which grade on documents are relevant, where a measure does not say it
+    why: str = "the default"
+    barren: tuple[str, ...] = ()  # judged topics without a document that is relevant at that level
 
     @property
     def topics(self) -> int:
         """Number of judged topics, over which every mean runs."""
         return len(self.rows[0].evaluation.per_topic) if self.rows else 0
 
-    def cells(self) -> list[list[str]]:
-        """What to show: a header, then a line for each run; four decimals, counts whole."""
-        header = ["run", *self.measures]
-        return [
-            header,
-            *(
-                [one_line(row.name), *(shown_value(m, row.evaluation.mean[m]) for m in header[1:])]
-                for row in self.rows
-            ),
-        ]
+    def cells(self, *, tie_bounds: bool = False) -> list[list[str]]:
+        """What to show: a header, then a line for each run; four decimals, counts whole.
+
+        With `tie_bounds`, two more for a run whose ties matter: all broken against it, all for it.
+        """
+        cells = [["run", *self.measures]]
+        for row in self.rows:
+            mean, ties = row.evaluation.mean, row.evaluation.ties
+            cells.append(self._line(row.name, mean))
+            if tie_bounds and ties:
+                worst = {name: spread.worst for name, spread in ties.items()}
+                best = {name: spread.best for name, spread in ties.items()}
+                cells.append(self._line(f"{row.name}, ties at worst", mean | worst))
+                cells.append(self._line(f"{row.name}, ties at best", mean | best))
+        return cells
+
+    def _line(self, name: str, values: dict[str, float]) -> list[str]:
+        return [one_line(name), *(shown_value(m, values[m]) for m in self.measures)]
 
 
 def shown_value(measure: str, value: float) -> str:
@@ -59,9 +73,9 @@ def shown_value(measure: str, value: float) -> str:
     return f"{value:.0f}" if is_count(measure) else f"{value:.4f}"
 
 
-def markdown(table: Table) -> str:
+def markdown(cells: list[list[str]]) -> str:
     """A table for a README or an issue."""
-    cells = [[cell.replace("\\", r"\\").replace("|", r"\|") for cell in r] for r in table.cells()]
+    cells = [[cell.replace("\\", r"\\").replace("|", r"\|") for cell in row] for row in cells]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [_aligned(row, widths) for row in cells]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
@@ -80,13 +94,13 @@ _LATEX = {
 }  # fmt: skip
 
 
-def latex(table: Table) -> str:
+def latex(cells: list[list[str]]) -> str:
     r"""A `tabular` for a paper, with the rules of `\usepackage{booktabs}`."""
-    rows = [["".join(_LATEX.get(c, c) for c in cell) for cell in row] for row in table.cells()]
+    rows = [["".join(_LATEX.get(c, c) for c in cell) for cell in row] for row in cells]
     lines = [" & ".join(row) + r" \\" for row in rows]
     return "\n".join(
         [
-            rf"\begin{{tabular}}{{l{'r' * len(table.measures)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(cells[0]) - 1)}}}",
             r"\toprule",
             lines[0],
             r"\midrule",
@@ -98,14 +112,80 @@ def latex(table: Table) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Average:
+    """Several collections as one: the mean of each measure's means, every collection alike."""
+
+    measures: tuple[str, ...]
+    rows: tuple[tuple[str, dict[str, float]], ...]  # a system's name, and its values
+
+    def cells(self) -> list[list[str]]:
+        """What to show: a header, then a line for each system."""
+        return [
+            ["run", *self.measures],
+            *(
+                [one_line(name), *(shown_value(m, values[m]) for m in self.measures)]
+                for name, values in self.rows
+            ),
+        ]
+
+
+def average(tables: Sequence[Table]) -> Average:
+    """Average tables of the same systems, matched by their place; counts are added up.
+
+    Raises:
+        PipelineError: not as many runs in each, or other measures.
+    """
+    first = tables[0]
+    for table in tables[1:]:
+        if len(table.rows) != len(first.rows):
+            raise PipelineError(
+                f"{len(first.rows)} runs for {first.qrels}, {len(table.rows)} for {table.qrels}",
+                "give every collection the same systems in the same order",
+            )
+        if len(table.measures) != len(first.measures):
+            raise PipelineError(
+                f"the levels of {table.qrels} make one measure of two", "name levels: AP(rel=2)"
+            )
+    rows = []
+    for some in zip(*(table.rows for table in tables), strict=True):
+        values = {}
+        for place, measure in enumerate(first.measures):
+            means = [
+                row.evaluation.mean[table.measures[place]]
+                for table, row in zip(tables, some, strict=True)
+            ]
+            values[measure] = sum(means) / (1 if is_count(measure) else len(means))
+        rows.append((common_name([row.name for row in some]), values))
+    return Average(first.measures, tuple(rows))
+
+
+def common_name(names: Sequence[str]) -> str:
+    """What the names of one system's runs have in common: `bm25` of bm25.nf and bm25.scifact."""
+    words = [re.split(r"[./_-]", name) for name in names]
+    common = [word for word in words[0] if all(word in others for others in words)]
+    return names[0] if len(set(names)) == 1 else ".".join(common) or names[0]
+
+
 def as_json(table: Table, *, per_topic: bool = False) -> dict[str, Any]:
     """A table for machines, in full precision; `read_table` reads one with values per topic."""
     return {
         "schema": SCHEMA,
         "qrels": table.qrels,
         "topics": table.topics,
+        "without_relevant": list(table.barren),
+        "relevant_from_grade": {"level": table.level, "why": table.why},
         "measures": list(table.measures),
         "runs": [_run(row, per_topic) for row in table.rows],
+    }
+
+
+def several(records: list[dict[str, Any]], mean: Average) -> dict[str, Any]:
+    """Several collections for machines, and their average."""
+    return {
+        "schema": SCHEMA,
+        "collections": records,
+        "mean": [{"name": name, "values": _values(values)} for name, values in mean.rows],
     }
 
 
@@ -116,6 +196,10 @@ def _run(row: Row, per_topic: bool) -> dict[str, Any]:
         run["per_topic"] = {qid: _values(each) for qid, each in evaluation.per_topic.items()}
     run["unanswered"] = list(evaluation.unanswered)
     run["unjudged"] = list(evaluation.unjudged)
+    run["ties"] = {name: spread._asdict() for name, spread in evaluation.ties.items()}
+    run["ties_unbounded"] = list(evaluation.unbounded)
+    run["identical_ids_left_out"] = row.identical
+    run["depth"] = row.depth
     return run
 
 
@@ -141,11 +225,22 @@ def read_table(path: Path) -> Table:
                     dict(run["mean"]),
                     tuple(run["unanswered"]),
                     tuple(run["unjudged"]),
+                    {name: Spread(**spread) for name, spread in run["ties"].items()},
+                    tuple(run["ties_unbounded"]),
                 ),
+                int(run["identical_ids_left_out"]),
+                int(run["depth"]),
             )
             for run in value["runs"]
         ]
-        return Table(str(value["qrels"]), tuple(value["measures"]), tuple(rows))
+        return Table(
+            str(value["qrels"]),
+            tuple(value["measures"]),
+            tuple(rows),
+            int(value["relevant_from_grade"]["level"]),
+            str(value["relevant_from_grade"]["why"]),
+            tuple(value["without_relevant"]),
+        )
     except (KeyError, TypeError, ValueError):
         raise InputError(
             path, None, "no table of measures", "delete the file; evaluation writes it again"

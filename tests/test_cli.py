@@ -117,7 +117,11 @@ def test_evaluate_prints_tables_for_people_papers_and_machines(folder: Path) -> 
     shutil.copy(folder / "bm25.run", folder / "again.run")
     words = ("evaluate", "qrels.txt", "bm25.run", "again.run", "-m", "nDCG@10", "-m", "AP(rel=2)")
     plain = run(*words, "--per-topic", "topics.csv", cwd=folder)
-    header, _, first, second = plain.stdout.splitlines()
+    *said, blank, header, _, first, second = plain.stdout.splitlines()
+    assert blank == ""
+    assert said[0].startswith("qrels.txt: means over all ")
+    assert said[1] == "relevant from grade 2 on in AP(rel=2), as asked; nDCG@10 by grade"
+    assert run(*words, "--quiet", cwd=folder).stdout.splitlines()[0] == header
     assert header.split() == ["run", "nDCG@10", "AP(rel=2)"]
     assert first.split()[1:] == second.split()[1:]
     assert (folder / "topics.csv").read_text().startswith("run,qid,nDCG@10,AP(rel=2)\n")

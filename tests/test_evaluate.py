@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.assumptions import of_run, of_table
 from pipeline.errors import InputError, PipelineError, StorageError
 from pipeline.evaluate import EvaluateSettings, evaluate, evaluate_runs, recipe, run_names
 from pipeline.stage import status
@@ -69,10 +70,18 @@ def test_one_table_for_any_number_of_runs(files: Path) -> None:
         ["worse", "0.1667", "2", "0.0833"],
     ]
     assert table.topics == 3
-    assert heard.notices == [
+    assert heard.notices == []
+    assert list(of_table(table)) == [
+        "qrels.txt: means over all 3 judged topics; 1 without a relevant document count 0 for "
+        "every run: '3'",
+        "relevant from grade 1 on in RR@10, AP, the default",
+    ]
+    assert [sentence for row in table.rows for sentence in of_run(row)] == [
         "best: 1 of 3 judged topics have no answer and count zero: '3'",
+        "best: at most 2 documents a topic, fewer than RR@10 look at",
         "worse: 2 of 3 judged topics have no answer and count zero: '1', '3'",
         "worse: 1 topics without judgements are ignored: '9'",
+        "worse: at most 2 documents a topic, fewer than RR@10 look at",
     ]
     assert heard.steps == [(1, 2, "runs"), (2, 2, "runs")]
 
@@ -87,9 +96,8 @@ def test_only_ten_topics_are_named_and_the_rest_counted(tmp_path: Path) -> None:
     """A notice stays readable; the JSON has every topic."""
     (tmp_path / "q").write_text("".join(f"{q:03d} 0 a 1\n" for q in range(40)))
     (tmp_path / "r").write_text("000 Q0 a 1 1 t\n")
-    heard = Heard()
-    table = evaluate_runs(tmp_path / "q", [tmp_path / "r"], reporter=heard)
-    assert heard.notices[0].endswith("'010' and 29 more")
+    table = evaluate_runs(tmp_path / "q", [tmp_path / "r"])
+    assert next(of_run(table.rows[0])).endswith("'010' and 29 more")
     assert len(as_json(table)["runs"][0]["unanswered"]) == 39
 
 
@@ -97,7 +105,7 @@ def test_markdown(files: Path) -> None:
     """Columns aligned, numbers to the right, a bar in a name escaped."""
     (files / "best.run").rename(files / "a|b.run")
     table = evaluate_runs(files / "qrels.txt", [files / "a|b.run"], ["AP", "NumQ"])
-    assert markdown(table) == (
+    assert markdown(table.cells()) == (
         "| run  |     AP | NumQ |\n"
         "| ---- | -----: | ---: |\n"
         "| a\\|b | 0.6667 |    3 |\n"
@@ -108,7 +116,7 @@ def test_latex(files: Path) -> None:
     """A tabular with booktabs' rules; what LaTeX would read as a command is escaped."""
     (files / "best.run").rename(files / "a_b&c.run")
     table = evaluate_runs(files / "qrels.txt", [files / "a_b&c.run"], ["AP"])
-    assert latex(table) == (
+    assert latex(table.cells()) == (
         "\\begin{tabular}{lr}\n\\toprule\nrun & AP \\\\\n\\midrule\n"
         "a\\_b\\&c & 0.6667 \\\\\n\\bottomrule\n\\end{tabular}\n"
     )
@@ -123,8 +131,13 @@ def test_json_has_a_schema_and_full_precision(files: Path) -> None:
     assert value["topics"] == 3
     assert value["measures"] == ["AP", "NumQ"]
     assert value["runs"] == [
-        {"name": "best", "mean": {"AP": 2 / 3, "NumQ": 3}, "unanswered": ["3"], "unjudged": []}
-    ]
+        {
+            "name": "best", "mean": {"AP": 2 / 3, "NumQ": 3}, "unanswered": ["3"], "unjudged": [],
+            "ties": {}, "ties_unbounded": [], "identical_ids_left_out": 0, "depth": 2,
+        }
+    ]  # fmt: skip
+    assert value["without_relevant"] == ["3"]
+    assert value["relevant_from_grade"] == {"level": 1, "why": "the default"}
 
 
 def test_per_topic_as_csv(files: Path) -> None:
@@ -341,3 +354,9 @@ def test_real_collection(collections: Path, tmp_path: Path) -> None:
     assert math.isclose(row.evaluation.mean["nDCG@10"], 1.0)
     assert row.evaluation.mean["Judged@10"] == 1.0
     assert len(row.evaluation.per_topic) == len(qrels)
+
+
+def test_a_cutoff_past_the_end_of_a_run_is_said(files: Path) -> None:
+    """R@1000 of a run with two documents a topic is R@2: the sentence above the table says so."""
+    table = evaluate_runs(files / "qrels.txt", [files / "best.run"], ["R@1000", "P@2", "AP"])
+    assert "best: at most 2 documents a topic, fewer than R@1000 look at" in of_run(table.rows[0])

@@ -340,3 +340,22 @@ def test_settings_that_make_no_sense(tmp_path: Path) -> None:
         check(tmp_path / "file", qrels=tmp_path / "absent")
     with pytest.raises(PipelineError, match="no such collection"):
         check(tmp_path / "file", collection=str(tmp_path / "absent"))
+
+
+def test_memory_is_bounded_whatever_the_size(tmp_path: Path) -> None:
+    """Ten times the lines take hardly more memory."""
+    measure = (
+        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, "
+        "stdout=subprocess.DEVNULL); "
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    used = []
+    for topics in (40, 400):
+        path = tmp_path / f"{topics}.run"
+        with path.open("w") as out:
+            for qid in range(topics):
+                out.writelines(f"{qid} Q0 d{i}x{qid} {i} {-i} t\n" for i in range(1, 1001))
+        command = [sys.executable, "-m", "pipeline", "lint", str(path)]
+        measured = subprocess.check_output([sys.executable, "-c", measure, *command], text=True)
+        used.append(int(measured))
+    assert used[1] < 1.3 * used[0]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from pipeline import __version__, telemetry
-from pipeline.cli import demo, experiments, lint, rerank, stages
+from pipeline.cli import demo, evaluate, experiments, lint, rerank, stages
 from pipeline.errors import Interrupted, PipelineError, one_line
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ app = typer.Typer(
 )
 stages.register(app)
 rerank.register(app)
+evaluate.register(app)
 lint.register(app)
 experiments.register(app)
 demo.register(app)

@@ -1,4 +1,4 @@
-"""Commands that take files: index, retrieve, fuse, evaluate; and what such commands share."""
+"""Commands that take files: index, retrieve, fuse; and what such commands share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
-from pipeline.cli.console import outcome_record, plain_table, print_json, reporting
+from pipeline.cli.console import outcome_record, print_json, reporting
 from pipeline.errors import PipelineError, did_you_mean, shown
 from pipeline.fuse import FuseSettings, Method
 from pipeline.index import IndexSettings
@@ -40,7 +40,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing unless i
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    for command in (index, retrieve, fuse, evaluate):
+    for command in (index, retrieve, fuse):
         app.command()(command)
 
 
@@ -172,46 +172,6 @@ def fuse(
     )
     check_json(output, as_json)
     run_stage("fuse", lambda reporter: stage.fuse(settings, reporter), quiet=quiet, as_json=as_json)
-
-
-def evaluate(
-    qrels: Annotated[Path, typer.Argument(metavar="QRELS", help="The judgements; - is stdin.")],
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Any number of runs.")],
-    measures: Annotated[
-        list[str] | None,
-        typer.Option("--measure", "-m", help="As ir_measures spells it; may be repeated."),
-    ] = None,
-    per_topic: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Values of each topic: .csv or .json.")
-    ] = None,
-    as_json: Json = False,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
-    as_latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX.")] = False,
-    quiet: Quiet = False,
-) -> None:
-    """Measure runs against judgements: one table, averaged over every judged topic."""
-    from pipeline import tables
-    from pipeline.evaluate import evaluate_runs
-    from pipeline.notation import DEFAULT_MEASURES
-
-    if as_json + as_markdown + as_latex > 1:
-        raise PipelineError("more than one of --json, --markdown and --latex", "choose one")
-    if per_topic is not None:
-        tables.check_per_topic(per_topic)
-        tables.check_replaceable(per_topic)
-    with reporting("evaluate", quiet=quiet) as console:
-        table = evaluate_runs(qrels, runs, measures or DEFAULT_MEASURES, console)
-    if per_topic is not None:
-        tables.write_per_topic(table, per_topic)
-    if as_json:
-        print_json(tables.as_json(table))
-    elif as_markdown:
-        print(tables.markdown(table), end="")
-    elif as_latex:
-        print(tables.latex(table), end="")
-    else:
-        header, *rows = table.cells()
-        print(plain_table(header, rows))
 
 
 def run_stage(

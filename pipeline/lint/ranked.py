@@ -1,4 +1,4 @@
-"""One topic of a run: duplicates, its order by score, by rank and by line, and its ties."""
+"""Topics of a run: their order by score, by rank and by line, ties, duplicates."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from pipeline.errors import shown
 from pipeline.trec import FLOAT32_LIMIT
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from numpy.typing import NDArray
 
     from pipeline.lint.block import Block
     from pipeline.lint.findings import Findings
+    from pipeline.trec import Qrels
 
 CUTOFFS = (10, 100, 1000)
 QID, DOCID, SCORE = 0, 2, 4
@@ -52,143 +55,189 @@ class Ties:
 
 
 class Ranked:
-    """The lines of one topic, in the order of the file."""
+    """Some topics of a block: their lines as they stand, and by score (then by rank).
+
+    `topic[i]` numbers the topic of line `i` from 0; only those in `chosen` are looked at, and of
+    these only those whose scores are all finite.
+    """
 
     def __init__(
         self,
         block: Block,
+        topic: NDArray[np.int64],
+        chosen: NDArray[np.int64],
         scores: NDArray[np.float64],
         single: NDArray[np.float32],
         ranks: NDArray[np.int64],
     ) -> None:
         import numpy as np
 
-        self._block, self._scores, self._single, self._ranks = block, scores, single, ranks
-        self.finite = bool((np.abs(scores) < FLOAT32_LIMIT).all())
-        self._rising = np.flatnonzero(single[1:] > single[:-1])
-        self._numbered = bool((ranks == np.arange(1, len(ranks) + 1)).all())
-        self._by_score = np.arange(len(ranks))
-        if self.finite and not (self._numbered and not len(self._rising)):
-            # Best score first, lowest rank first: float32 values are numbered in their order.
-            bits = single.view(np.int32).astype(np.int64)
-            place = np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
-            key = np.minimum(ranks, 0x7FFFFFFF) - place * (1 << 32)
-            self._by_score = np.argsort(key, kind="stable")
+        wanted = np.zeros(int(topic[-1]) + 1, bool)
+        wanted[chosen] = True
+        wanted[topic[~(np.abs(scores) < FLOAT32_LIMIT)]] = False
+        lines = np.flatnonzero(wanted[topic])
+        self._block = block
+        self._lines, self._topic, self._single = lines, topic[lines], single[lines]
+        # Best score first, lowest rank first: float32 values are numbered in their order.
+        bits = self._single.view(np.int32).astype(np.int64)
+        place = np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
+        key = np.minimum(ranks[lines], 0x7FFFFFFF) - place * (1 << 32)
+        order = np.argsort(key, kind="stable")
+        small = self._topic[order].astype(np.uint16 if len(wanted) < 1 << 16 else np.int64)
+        order = order[np.argsort(small, kind="stable")]
+        # From here on, in the order by topic, score and rank.
+        self._ranked = lines[order]  # lines of the block
+        self._scores, self._ranks = scores[self._ranked], ranks[self._ranked]
+        first = np.ones(len(lines), bool)
+        first[1:] = self._topic[1:] != self._topic[:-1]
+        begins = np.flatnonzero(first)
+        sizes = np.diff(begins, append=len(lines))
+        self._position = np.arange(len(lines)) - np.repeat(begins, sizes)  # from 0
+        self._same = ~first[1:]  # as the one before
+        negative = np.unique(self._topic[self._ranks < 0])
+        self._numbered = ~np.isin(self._topic, negative)
 
-    def _qid(self) -> str:
-        return shown(self._block.token(0, QID).decode("utf-8", "replace"))
+    def _first_of_each(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Of places in the order of topics, the first one of each topic."""
+        import numpy as np
 
-    def _document(self, line: int) -> str:
-        return shown(self._block.token(line, DOCID).decode("utf-8", "replace"))
+        topics = self._topic[places]
+        new = np.ones(len(places), bool)
+        new[1:] = topics[1:] != topics[:-1]
+        return places[new]
 
-    def _number(self, line: int) -> int:
-        return int(self._block.numbers[line])
+    def _say(
+        self,
+        findings: Findings,
+        kind: str,
+        places: NDArray[np.int64],
+        lines: NDArray[np.int64],
+        message: Callable[[int], str],
+    ) -> None:
+        """One finding for each place; `lines` are those of the block."""
+        some = places.tolist()
+        for done, (place, line) in enumerate(zip(some, lines.tolist(), strict=True)):
+            if findings.full(kind):
+                findings.add(kind, None, "", len(some) - done)
+                return
+            findings.add(kind, int(self._block.numbers[line]), message(place))
 
-    def duplicates(self, findings: Findings) -> None:
-        """Find documents that are ranked twice."""
-        docids = self._block.tokens(DOCID)
-        if len(set(docids)) == len(docids):
-            return
-        first: dict[bytes, int] = {}
-        for line, docid in enumerate(docids):
-            if docid in first:
-                message = (
-                    f"document {self._document(line)} again in topic {self._qid()} "
-                    f"(first on line {self._number(first[docid])})"
-                )
-                findings.add("duplicate", self._number(line), message)
-            first.setdefault(docid, line)
+    def _word(self, line: int, column: int) -> str:
+        return shown(self._block.token(line, column).decode("utf-8", "replace"))
 
     def order(self, findings: Findings) -> None:
         """Compare the order of lines, of ranks and of scores."""
         import numpy as np
 
-        if len(self._rising):
-            line = int(self._rising[0]) + 1
-            findings.add("order", self._number(line), lambda: self._rise(line))
-        if self._numbered and not len(self._rising):
-            return
-        if bool((self._ranks < 0).any()):
-            return
-        ranks = self._ranks[self._by_score]
-        wrong = np.flatnonzero(ranks[1:] < ranks[:-1])
-        if len(wrong):
-            better, worse = self._by_score[wrong[0] : wrong[0] + 2].tolist()
-            findings.add("rank-order", self._number(worse), lambda: self._misrank(better, worse))
-            return
-        gaps = np.flatnonzero(ranks != np.arange(1, len(ranks) + 1))
-        if len(gaps):
-            at = int(gaps[0])
-            message = f"rank {ranks[at]} of topic {self._qid()} should be {at + 1}"
-            findings.add("ranks", self._number(int(self._by_score[at])), message)
+        rising = np.flatnonzero((self._single[1:] > self._single[:-1]) & self._same) + 1
+        rising = self._first_of_each(rising)
+        self._say(findings, "order", rising, self._lines[rising], self._rise)
+        falling = (self._ranks[1:] < self._ranks[:-1]) & self._same & self._numbered[1:]
+        wrong = self._first_of_each(np.flatnonzero(falling) + 1)
+        self._say(findings, "rank-order", wrong, self._ranked[wrong], self._misrank)
+        others = self._numbered & ~np.isin(self._topic, self._topic[wrong])
+        gaps = np.flatnonzero((self._ranks != self._position + 1) & others)
+        gaps = self._first_of_each(gaps)
+        self._say(findings, "ranks", gaps, self._ranked[gaps], self._gap)
 
-    def _rise(self, line: int) -> str:
-        above, below = self._scores[line - 1], self._scores[line]
+    def _rise(self, place: int) -> str:
+        line = int(self._lines[place])
+        above, below = (self._block.token(i, SCORE).decode() for i in (line - 1, line))
         return (
-            f"in topic {self._qid()} the score rises to {below:g} after {above:g}: "
+            f"in topic {self._word(line, QID)} the score rises to {below} after {above}: "
             "the lines are not in order of score"
         )
 
-    def _misrank(self, better: int, worse: int) -> str:
+    def _misrank(self, place: int) -> str:
+        better, worse = int(self._ranked[place - 1]), int(self._ranked[place])
         return (
-            f"document {self._document(worse)} of topic {self._qid()} has rank "
-            f"{self._ranks[worse]} and score {self._scores[worse]:g}, but rank "
-            f"{self._ranks[better]} has {self._scores[better]:g}"
+            f"document {self._word(worse, DOCID)} of topic {self._word(worse, QID)} has rank "
+            f"{self._ranks[place]} and score {self._scores[place]:g}, but rank "
+            f"{self._ranks[place - 1]} has {self._block.token(better, SCORE).decode()}"
         )
 
-    def ties(self, findings: Findings, ties: Ties, judged: dict[str, int] | None) -> None:
+    def _gap(self, place: int) -> str:
+        qid = self._word(int(self._ranked[place]), QID)
+        return f"rank {self._ranks[place]} of topic {qid} should be {self._position[place] + 1}"
+
+    def ties(self, findings: Findings, ties: Ties, qrels: Qrels | None) -> None:
         """Find equal scores, and whether they can decide a measure."""
         import numpy as np
 
-        single, double = self._single[self._by_score], self._scores[self._by_score]
-        equal = np.flatnonzero(single[1:] == single[:-1])  # with the next one
+        single = self._scores.astype(np.float32)
+        equal = np.flatnonzero((single[1:] == single[:-1]) & self._same)  # with the next one
         if not len(equal):
             return
         group = np.cumsum(np.diff(equal, prepend=equal[0]) > 1)
         begins = equal[np.diff(group, prepend=-1) > 0]
         ends = equal[np.diff(group, append=group[-1] + 1) > 0] + 2
-        differ = double[equal] != double[equal + 1]
-        collapsed = np.unique(group[differ])
-        if len(collapsed):
-            self._say(findings, "float32", begins[collapsed], ends[collapsed])
-        if not bool(differ.all()):
-            plain = np.unique(group[~differ])
-            self._say(findings, "ties", begins[plain], ends[plain])
-        ties.topics += 1
+        differ = self._scores[equal] != self._scores[equal + 1]
+        collapsed, plain = np.unique(group[differ]), np.unique(group[~differ])
+        for kind, some in (("float32", collapsed), ("ties", np.setdiff1d(plain, collapsed))):
+            if len(some):
+                self._say_ties(findings, kind, begins[some], ends[some])
+        ranks, topics = self._position[begins], self._topic[begins]
+        stops = ranks + (ends - begins)
+        ties.topics += len(np.unique(topics))
         for cutoff in CUTOFFS:
-            ties.reaching[cutoff] += bool(begins[0] < cutoff)
-            ties.crossing[cutoff] += bool(((begins < cutoff) & (ends > cutoff)).any())
-        if judged and (first := self._first_decision(begins, ends, judged)) is not None:
-            ties.deciding_anywhere += 1
-            for cutoff in CUTOFFS:
-                ties.deciding[cutoff] += first < cutoff
+            within = ranks < cutoff
+            ties.reaching[cutoff] += len(np.unique(topics[within]))
+            ties.crossing[cutoff] += len(np.unique(topics[within & (stops > cutoff)]))
+        if qrels is not None:
+            self._note_decisions(ties, begins.tolist(), ends.tolist(), qrels)
 
-    def _say(
+    def _say_ties(
         self, findings: Findings, kind: str, begins: NDArray[np.int64], ends: NDArray[np.int64]
     ) -> None:
-        begin, size = int(begins[0]), int(ends[0] - begins[0])
-        first, second = self._by_score[begin : begin + 2].tolist()
+        import numpy as np
 
-        def message() -> str:
-            more = f", and {len(begins) - 1:,} more such" if len(begins) > 1 else ""
-            score = self._block.token(second, SCORE).decode("utf-8", "replace")
+        sizes = dict(zip(begins.tolist(), (ends - begins).tolist(), strict=True))
+        counts = np.bincount(self._topic[begins])
+
+        def message(begin: int) -> str:
+            first, second = (int(self._ranked[begin + i]) for i in (0, 1))
+            others = int(counts[self._topic[begin]]) - 1
             return (
-                f"{size:,} documents of topic {self._qid()} from rank {begin + 1} on have one "
-                f"score{' in float32' if kind == 'float32' else ''}, {shown(score)} "
-                f"({self._document(first)}, {self._document(second)}"
-                f"{', ...' if size > 2 else ''}){more}"
+                f"{sizes[begin]:,} documents of topic {self._word(first, QID)} from rank "
+                f"{self._position[begin] + 1} on have one "
+                f"score{' in float32' if kind == 'float32' else ''}, {self._word(second, SCORE)} "
+                f"({self._word(first, DOCID)}, {self._word(second, DOCID)}"
+                f"{', ...' if sizes[begin] > 2 else ''})"
+                + (f", and {others:,} more such" if others else "")
             )
 
-        findings.add(kind, self._number(second), message)
+        first = self._first_of_each(begins)
+        self._say(findings, kind, first, self._ranked[first + 1], message)
 
-    def _first_decision(
-        self, begins: NDArray[np.int64], ends: NDArray[np.int64], judged: dict[str, int]
-    ) -> int | None:
-        """Where the first tie begins whose documents differ in grade."""
-        docids = self._block.tokens(DOCID)
-        ranked = [docids[line] for line in self._by_score.tolist()]
-        for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
-            words = (docid.decode("utf-8", "replace") for docid in ranked[begin:end])
+    def _note_decisions(self, ties: Ties, begins: list[int], ends: list[int], qrels: Qrels) -> None:
+        """Count topics by where the first tie begins whose documents differ in grade."""
+        decided = -1
+        for begin, end in zip(begins, ends, strict=True):
+            lines = self._ranked[begin:end].tolist()
+            topic = int(self._topic[begin])
+            if topic == decided:
+                continue
+            qid = self._block.token(lines[0], QID).decode("utf-8", "replace")
+            judged = qrels.get(qid)
+            if not judged:
+                continue
+            words = (self._block.token(i, DOCID).decode("utf-8", "replace") for i in lines)
             if len({max(judged.get(word, 0), 0) for word in words}) > 1:
-                return int(begin)
-        return None
+                decided = topic
+                ties.deciding_anywhere += 1
+                for cutoff in CUTOFFS:
+                    ties.deciding[cutoff] += int(self._position[begin]) < cutoff
+
+
+def duplicates(block: Block, findings: Findings) -> None:
+    """Find documents that are twice in one topic: the lines of that topic are the block."""
+    first: dict[bytes, int] = {}
+    qid = block.token(0, QID)
+    for number, docid in zip(block.numbers.tolist(), block.tokens(DOCID), strict=True):
+        if docid in first:
+            words = [shown(word.decode("utf-8", "replace")) for word in (docid, qid)]
+            message = (
+                f"document {words[0]} again in topic {words[1]} (first on line {first[docid]})"
+            )
+            findings.add("duplicate", number, message)
+        first.setdefault(docid, number)

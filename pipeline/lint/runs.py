@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import shown
 from pipeline.lint.lines import Layout
-from pipeline.lint.ranked import Ranked, Ties
+from pipeline.lint.ranked import Ranked, Ties, duplicates
 from pipeline.lint.references import TRAPS, hashes, trapped
 from pipeline.trec import FLOAT32_LIMIT, TAG
 
@@ -44,6 +45,7 @@ class RunCheck:
         self.scattered = False
         self.lines = 0
         self.depths = (0, 0)  # of the shortest and the longest topic
+        self._last = b""
         self._traps = [int(h) for h in hashes(TRAPS)]
 
     def feed(self, block: Block) -> None:
@@ -53,11 +55,12 @@ class RunCheck:
         begins = np.flatnonzero(block.changes(QID))
         sizes = np.diff(begins, append=len(block))
         self._note_topics(block, begins.tolist(), sizes)
+        if self.scattered:
+            return  # of pieces of topics nothing can be said; the whole is checked again
         topic = np.repeat(np.arange(len(begins)), sizes)
         position = np.arange(len(block)) - begins[topic] + 1
         twice = self._note_documents(block, topic)
-        for index in self._odd(block, topic, position, twice).tolist():
-            self._topic(block, int(begins[index]), int(begins[index] + sizes[index]))
+        self._look_closer(block, topic, position, twice)
         self.lines += len(block)
 
     def finish(self) -> None:
@@ -89,10 +92,12 @@ class RunCheck:
         self.depths = (min(low, least) if high else least, max(high, most))
         for begin in begins:
             qid, line = block.token(begin, QID), int(block.numbers[begin])
+            before, self._last = self._last, qid
+            if qid == before:  # a topic past all bounds, which comes in pieces
+                continue
             if qid in self.topics:
                 self.scattered = True
-                message = f"topic {text(qid)} again after other topics"
-                self.findings.add("scattered", line, message)
+                self.findings.add("scattered", line, partial(self._again, qid))
                 continue
             self.topics.add(qid)
             if trapped(qid.decode("utf-8", "replace")):
@@ -104,6 +109,10 @@ class RunCheck:
                     topic = text(block.token(begin, QID))
                     message = f"{size:,} documents in topic {topic}"
                     self.findings.add("depth", line, message)
+
+    @staticmethod
+    def _again(qid: bytes) -> str:
+        return f"topic {text(qid)} again after other topics"
 
     def _note_documents(self, block: Block, topic: NDArray[np.int64]) -> NDArray[np.int64]:
         """Check ids of documents; return the topics that may hold one twice."""
@@ -138,18 +147,14 @@ class RunCheck:
         values, counts = np.unique(key, return_counts=True)
         return np.unique(topic[np.isin(key, values[counts > 1])])
 
-    def _odd(
+    def _look_closer(
         self,
         block: Block,
         topic: NDArray[np.int64],
         position: NDArray[np.int64],
         twice: NDArray[np.int64],
-    ) -> NDArray[np.int64]:
-        """Topics to look at one by one."""
-        raise NotImplementedError
-
-    def _topic(self, block: Block, begin: int, end: int) -> None:
-        """Look at one topic."""
+    ) -> None:
+        """Check columns, and the topics in which something is not as it should be."""
         raise NotImplementedError
 
     # ------------------------------------------------------------ against topics and judgements
@@ -202,13 +207,13 @@ class TrecCheck(RunCheck):
             kind = "ties" if "ties" in self.findings.counts else "float32"
             self.findings.notes[kind] = self.ties.note(len(self.topics), judged)
 
-    def _odd(
+    def _look_closer(
         self,
         block: Block,
         topic: NDArray[np.int64],
         position: NDArray[np.int64],
         twice: NDArray[np.int64],
-    ) -> NDArray[np.int64]:
+    ) -> None:
         import numpy as np
 
         self._each(
@@ -218,28 +223,34 @@ class TrecCheck(RunCheck):
             lambda i: f"the second column is {text(block.token(i, Q0))}",
         )
         self._note_tags(block)
-        self._scores, none = block.decimals(SCORE)
-        self._note_scores(block, none)
+        scores, none = block.decimals(SCORE)
+        self._note_scores(block, scores, none)
         with np.errstate(over="ignore"):
-            self._single = self._scores.astype(np.float32)
-        self._ranks = block.integers(RANK)
+            single = scores.astype(np.float32)
+        ranks = block.integers(RANK)
         self._each(
             block,
-            np.flatnonzero(self._ranks < 0),
+            np.flatnonzero(ranks < 0),
             "rank-number",
             lambda i: f"rank {text(block.token(i, RANK))} is no whole number",
         )
-        begins = np.flatnonzero(position == 1)
-        self._suspects = set(begins[twice].tolist())
+        for index in twice.tolist():
+            begin, end = np.searchsorted(topic, [index, index + 1]).tolist()
+            duplicates(block.part(begin, end), self.findings)
         falling = np.ones(len(block), bool)
-        falling[1:] = (self._single[1:] < self._single[:-1]) | (topic[1:] != topic[:-1])
-        odd = np.unique(topic[~falling | (self._ranks != position)])
-        return np.union1d(odd, twice) if len(twice) else odd
+        falling[1:] = (single[1:] < single[:-1]) | (topic[1:] != topic[:-1])
+        odd = np.unique(topic[~falling | (ranks != position)])
+        if len(odd):
+            ranked = Ranked(block, topic, odd, scores, single, ranks)
+            ranked.order(self.findings)
+            ranked.ties(self.findings, self.ties, self.references.qrels)
 
-    def _note_scores(self, block: Block, none: NDArray[np.int64]) -> None:
+    def _note_scores(
+        self, block: Block, scores: NDArray[np.float64], none: NDArray[np.int64]
+    ) -> None:
         import numpy as np
 
-        finite = np.abs(self._scores) < FLOAT32_LIMIT
+        finite = np.abs(scores) < FLOAT32_LIMIT
         if bool(finite.all()):
             return
         self._each(
@@ -265,21 +276,6 @@ class TrecCheck(RunCheck):
             "tags",
             lambda i: f"tag {text(block.token(i, TAG_COLUMN))}, not {text(self.tags[0])}",
         )
-
-    def _topic(self, block: Block, begin: int, end: int) -> None:
-        qid = block.token(begin, QID).decode("utf-8", "replace")
-        qrels = self.references.qrels
-        ranked = Ranked(
-            block.part(begin, end),
-            self._scores[begin:end],
-            self._single[begin:end],
-            self._ranks[begin:end],
-        )
-        if begin in self._suspects:
-            ranked.duplicates(self.findings)
-        if ranked.finite:
-            ranked.order(self.findings)
-            ranked.ties(self.findings, self.ties, None if qrels is None else qrels.get(qid, {}))
 
 
 class MarcoCheck(RunCheck):
@@ -314,13 +310,13 @@ class MarcoCheck(RunCheck):
         self._short += int((np.diff(begins, append=len(block)) < self._depth).sum())
         super().feed(block)
 
-    def _odd(
+    def _look_closer(
         self,
         block: Block,
         topic: NDArray[np.int64],
         position: NDArray[np.int64],
         twice: NDArray[np.int64],
-    ) -> NDArray[np.int64]:
+    ) -> None:
         import numpy as np
 
         self._ranks = block.integers(self.rank)
@@ -340,7 +336,8 @@ class MarcoCheck(RunCheck):
             "rank-limit",
             lambda i: f"rank {text(block.token(i, self.rank))}",
         )
-        return np.union1d(np.unique(topic[self._ranks != position]), twice)
+        for index in np.union1d(topic[self._ranks != position], twice).tolist():
+            self._topic(block, *np.searchsorted(topic, [index, index + 1]).tolist())
 
     def _topic(self, block: Block, begin: int, end: int) -> None:
         part = block.part(begin, end)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import zlib
 from contextlib import ExitStack
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline.errors import shown
@@ -105,7 +104,7 @@ def joined(some: list[Block]) -> Block:
 def collected_topics(
     stream: BinaryIO, path: Path | str, layout: Layout, findings: Findings
 ) -> Iterator[Block]:
-    """Yield a run topic by topic, though its lines lie apart: by way of scratch files.
+    """Yield blocks of whole topics though their lines lie apart, by way of scratch files.
 
     Topics come in no order to rely on; lines of one keep theirs. Memory holds a 64th of the run.
     """
@@ -113,22 +112,28 @@ def collected_topics(
 
     with ExitStack() as stack:
         buckets = [stack.enter_context(scratch_file(STREAM)) for _ in range(BUCKETS)]
-        pieces: list[list[tuple[int, NDArray[np.int64]]]] = [[] for _ in buckets]
-        for block in topic_blocks(stream, path, layout, findings):
-            begins = np.flatnonzero(block.changes(0)).tolist()
-            for begin, end in zip(begins, [*begins[1:], len(block)], strict=True):
-                part = block.part(begin, end)
-                text = part.bytes()
-                number = zlib.crc32(part.token(0, 0)) % BUCKETS
-                buckets[number].write(text)
-                pieces[number].append((len(text), part.numbers))
-        for bucket, some in zip(buckets, pieces, strict=True):
-            bucket.seek(0)
-            topics: dict[bytes, list[Block]] = {}
-            for size, numbers in some:
-                text = bucket.read(size)
-                part = in_columns(text, layout.columns, numbers)
-                topics.setdefault(part.token(0, 0), []).append(part)
-            some.clear()
-            for parts in topics.values():
-                yield joined(parts) if len(parts) > 1 else parts[0]
+        pieces: list[list[NDArray[np.int64]]] = [[] for _ in buckets]
+        for block in blocks(stream, path, layout, findings):
+            bucket = (block.hashes(0) % np.uint64(BUCKETS)).astype(np.int64)
+            order = np.argsort(bucket, kind="stable")
+            lines = _lines(block)
+            borders = np.searchsorted(bucket[order], np.arange(BUCKETS + 1)).tolist()
+            for number, (begin, end) in enumerate(pairwise(borders)):
+                if begin < end:
+                    some = order[begin:end]
+                    buckets[number].write(b"".join([lines[i] for i in some.tolist()]))
+                    pieces[number].append(block.numbers[some])
+        for file, numbers in zip(buckets, pieces, strict=True):
+            if not numbers:
+                continue
+            file.seek(0)
+            block = in_columns(file.read(), layout.columns, np.concatenate(numbers))
+            numbers.clear()
+            order = np.argsort(block.hashes(0), kind="stable")
+            lines = _lines(block)
+            text = b"".join([lines[i] for i in order.tolist()])
+            yield in_columns(text, layout.columns, block.numbers[order])
+
+
+def _lines(block: Block) -> list[bytes]:
+    return block.bytes().splitlines(keepends=True)
