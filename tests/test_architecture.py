@@ -26,12 +26,22 @@ MODULES = {
 # own (cli, models, distill, demo) do siblings know each other.
 LAYERS = [
     {"errors"},
-    {"textfile", "report", "machine", "telemetry", "notation", "passages"},
+    {
+        "textfile",
+        "report",
+        "machine",
+        "telemetry",
+        "notation",
+        "passages",
+        "statistics",
+        "correlation",
+    },
     {"store", "config"},
     {"trec", "topics", "collection", "parts"},
     {"treceval", "candidates"},
     {"measures"},
-    {"tables"},
+    {"tables", "movement"},
+    {"comparison"},
     {"stage"},
     {"java"},
     {"threads"},
@@ -41,6 +51,8 @@ LAYERS = [
     {"rescore"},
     {"reranking"},
     {"index", "retrieve", "rerank", "fuse", "evaluate", "distill", "demo", "doctor", "lint"},
+    {"compare", "depths"},
+    {"plots"},
     {"experiment"},
     {"cli"},
     {"__main__"},
@@ -63,6 +75,7 @@ KEEPERS = {
     "pytrec_eval_ext": {"treceval"},
     "ir_measures": {"notation", "measures"},
     "ir_datasets": {"collection"},
+    "matplotlib": {"plots"},
     "typer": {"cli"},
     "rich": {"cli"},
 }
@@ -70,7 +83,7 @@ KEEPERS = {
 HEAVY = {
     "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "jnius",
     "jnius_config", "pyserini", "pandas", "numpy", "scipy", "pytrec_eval", "pytrec_eval_ext",
-    "ir_measures", "ir_datasets",
+    "ir_measures", "ir_datasets", "matplotlib",
 }  # fmt: skip
 
 
