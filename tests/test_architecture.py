@@ -51,7 +51,7 @@ LAYERS = [
     {"rescore"},
     {"reranking"},
     {"index", "retrieve", "rerank", "fuse", "evaluate", "distill", "demo", "doctor", "lint"},
-    {"compare", "depths"},
+    {"compare", "depths", "verify"},
     {"plots"},
     {"experiment"},
     {"cli"},
