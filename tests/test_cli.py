@@ -14,7 +14,7 @@ from killing import contents, run
 
 COMMANDS = (
     "index", "retrieve", "rerank", "fuse", "evaluate", "compare", "run", "status", "explain",
-    "clean", "distill", "demo", "doctor", "lint", "verify",
+    "clean", "distill", "demo", "doctor", "lint", "submit", "verify",
 )  # fmt: skip
 
 

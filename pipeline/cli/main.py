@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from pipeline import __version__, telemetry
-from pipeline.cli import compare, demo, experiments, lint, rerank, stages, verify
+from pipeline.cli import compare, demo, experiments, lint, rerank, stages, submit, verify
 from pipeline.errors import Interrupted, PipelineError, one_line
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ stages.register(app)
 rerank.register(app)
 lint.register(app)
 compare.register(app)
+submit.register(app)
 verify.register(app)
 experiments.register(app)
 demo.register(app)
