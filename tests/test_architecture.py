@@ -39,7 +39,7 @@ LAYERS = [
     },
     {"store", "config"},
     {"trec", "topics", "collection", "parts"},
-    {"treceval", "candidates"},
+    {"treceval", "candidates", "tira"},
     {"measures"},
     {"tables", "movement", "admission"},
     {"comparison"},
