@@ -24,7 +24,7 @@ from pipeline.textfile import STREAM
 from pipeline.trec import Ranking, read_qrels, read_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 VERSION = 2
 ENDINGS = (".gz", ".run", ".txt", ".trec")
@@ -118,50 +118,92 @@ def evaluate_runs(
     """
     if not runs:
         raise PipelineError("no run to evaluate", "name at least one: pipeline evaluate QRELS RUN")
+    need_one_stream(qrels, runs)
+    ground = Ground(qrels, measures, basis)
+    rows = []
+    for done, (name, path) in enumerate(zip(run_names(runs), runs, strict=True), 1):
+        rows.append(ground.row(name, path))
+        reporter.advance(done, len(runs), "runs")
+    return ground.table(rows)
+
+
+def need_one_stream(qrels: Path | str, runs: Sequence[Path | str]) -> None:
+    """Refuse standard input twice.
+
+    Raises:
+        PipelineError: both qrels and a run, or two runs, are `-`.
+    """
     if [str(path) for path in (qrels, *runs)].count(STREAM) > 1:
         raise PipelineError(
             "standard input is named twice", "give one file as - and the others by name"
         )
-    names = run_names(runs)
-    beir = str(qrels) != STREAM and Path(qrels).is_dir()
-    if measures is None:
-        measures = BEIR_MEASURES if beir else DEFAULT_MEASURES
-    measures = tuple(measures)
-    computable_measures(measures, need_level(basis.rel))  # before anything is read
-    judged = read_qrels(_beir_qrels(Path(qrels), basis.split) if beir else qrels)
-    asked = level(judged) if basis.rel is None else Level(basis.rel, "as asked")
-    at_level = [measure.name for measure in computable_measures(measures, asked.grade)]
-    evaluator = Evaluator(judged, at_level)
-    keep = not beir if basis.identical is None else basis.identical
-    rows = []
-    for done, (name, path) in enumerate(zip(names, runs, strict=True), 1):
-        rows.append(_row(evaluator, name, path, keep_identical=keep))
-        reporter.advance(done, len(runs), "runs")
-    barren = (qid for qid, some in judged.items() if max(some.values()) < asked.grade)
-    title = Path(qrels).resolve().name if beir else Path(qrels).name
-    return Table(title, evaluator.names, tuple(rows), *asked, tuple(barren))
 
 
-def _row(evaluator: Evaluator, name: str, path: Path | str, *, keep_identical: bool) -> Row:
-    left_out = depth = 0
+class Ground:
+    """Judgements as a basis reads them: what any number of runs is measured on.
 
-    def rankings() -> Iterator[Ranking]:
-        nonlocal left_out, depth
-        for ranking in read_run(path):
-            depth = max(depth, len(ranking.docs))
-            if not keep_identical:
-                docs = tuple(doc for doc in ranking.docs if doc.docid != ranking.qid)
-                left_out += len(ranking.docs) - len(docs)
-                ranking = Ranking(ranking.qid, docs)
-            yield ranking
+    Args:
+        also: measures that rows hold beside those of the table.
 
-    try:
-        evaluation = evaluator.evaluate(rankings())
-    except PipelineError as error:
-        if type(error) is not PipelineError:  # it names its file already
-            raise
-        raise PipelineError(f"{shown_path(path)}: {error.message}", error.hint) from error
-    return Row(name, evaluation, left_out, depth)
+    Raises:
+        PipelineError: an unknown measure, or judgements that cannot be read.
+    """
+
+    def __init__(
+        self,
+        qrels: Path | str,
+        measures: Iterable[str] | None = None,
+        basis: Basis = Basis(),
+        also: Sequence[str] = (),
+    ) -> None:
+        beir = str(qrels) != STREAM and Path(qrels).is_dir()
+        if measures is None:
+            measures = BEIR_MEASURES if beir else DEFAULT_MEASURES
+        measures = tuple(measures)
+        computable_measures(measures, need_level(basis.rel))  # before anything is read
+        self.judged = read_qrels(_beir_qrels(Path(qrels), basis.split) if beir else qrels)
+        self.level = level(self.judged) if basis.rel is None else Level(basis.rel, "as asked")
+        at_level = computable_measures(measures, self.level.grade)
+        self.measures = tuple(measure.name for measure in at_level)
+        self._evaluator = Evaluator(self.judged, (*self.measures, *also))
+        self._keep_identical = not beir if basis.identical is None else basis.identical
+        self._title = Path(qrels).resolve().name if beir else Path(qrels).name
+
+    def table(self, rows: Iterable[Row]) -> Table:
+        """Put rows of this ground under its name."""
+        grade = self.level.grade
+        barren = (qid for qid, some in self.judged.items() if max(some.values()) < grade)
+        return Table(self._title, self.measures, tuple(rows), *self.level, tuple(barren))
+
+    def row(
+        self, name: str, path: Path | str, look: Callable[[Ranking], None] | None = None
+    ) -> Row:
+        """Measure one run; `look` sees each ranking as it is measured.
+
+        Raises:
+            PipelineError: the run cannot be read, or has no topic in common with the judgements.
+        """
+        left_out = depth = 0
+
+        def rankings() -> Iterator[Ranking]:
+            nonlocal left_out, depth
+            for ranking in read_run(path):
+                depth = max(depth, len(ranking.docs))
+                if not self._keep_identical:
+                    docs = tuple(doc for doc in ranking.docs if doc.docid != ranking.qid)
+                    left_out += len(ranking.docs) - len(docs)
+                    ranking = Ranking(ranking.qid, docs)
+                if look is not None:
+                    look(ranking)
+                yield ranking
+
+        try:
+            evaluation = self._evaluator.evaluate(rankings())
+        except PipelineError as error:
+            if type(error) is not PipelineError:  # it names its file already
+                raise
+            raise PipelineError(f"{shown_path(path)}: {error.message}", error.hint) from error
+        return Row(name, evaluation, left_out, depth)
 
 
 def need_level(rel: int | None) -> int | None:

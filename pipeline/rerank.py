@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import collection, lucene, passages
 from pipeline.errors import PipelineError
+from pipeline.models.folder import OVERLAP, SHIPPED
 from pipeline.models.reranker import advised_weight, load_scorer, model_digest
 from pipeline.models.scorer import Device, Limits, Precision, Wishes
 from pipeline.parts import joined
 from pipeline.report import SILENT, Reporter
 from pipeline.reranking import VERSION, Inputs, Work, read_candidates
 from pipeline.rescore import How
-from pipeline.stage import Outcome, Recipe, need_apart, producing
+from pipeline.stage import Outcome, Recipe, need_apart, places, producing
 from pipeline.store import atomic_file, digest_file, digest_json, need_path
 from pipeline.textfile import STREAM
 from pipeline.topics import Topics, read_topics
@@ -105,7 +106,7 @@ def check(settings: RerankSettings) -> None:
         PipelineError: so it is.
     """
     _check(settings)
-    _how(settings)
+    how_of(settings)
     model_digest(settings.model)
 
 
@@ -148,7 +149,7 @@ def rerank(settings: RerankSettings, reporter: Reporter = SILENT) -> Outcome:
         if streams and topics is not None:
             candidates = read_candidates(inputs, topics, stack)
         if _is_stream(settings.output) and topics is not None:
-            work = Work(inputs, topics, candidates, _how(settings), load, stack, reporter)
+            work = Work(inputs, topics, candidates, how_of(settings), load, stack, reporter)
             return replace(_to_stream(work), seconds=time.monotonic() - started)
         with producing(
             settings.output,
@@ -159,13 +160,27 @@ def rerank(settings: RerankSettings, reporter: Reporter = SILENT) -> Outcome:
             if job.fresh:
                 return job.outcome
             known = topics or read_topics(settings.topics, settings.field)
-            how = _how(settings)
+            how = how_of(settings)
             work = Work(inputs, known, candidates, how, load, stack, reporter, job.parts)
             blocks = work.blocks(work.finish_parts(job.parts))
-            with job.commit(work.counts(), work.details()), atomic_file(settings.output) as out:
+            details = work.details() | {"places": _places(settings), "field": settings.field}
+            with job.commit(work.counts(), details), atomic_file(settings.output) as out:
                 for lines in joined(blocks):
                     out.write(lines)
             return job.outcome
+
+
+def _places(settings: RerankSettings) -> dict[str, str]:
+    model = settings.model
+    found = places(
+        settings.output,
+        run=settings.run,
+        topics=settings.topics,
+        model=model,
+        index=settings.index,
+        collection=settings.collection,
+    )
+    return found | ({"model": model} if model in (*SHIPPED, OVERLAP) else {})
 
 
 def _to_stream(work: Work) -> Outcome:
@@ -180,7 +195,8 @@ def _to_stream(work: Work) -> Outcome:
 # ---------------------------------------------------------------- settings
 
 
-def _how(settings: RerankSettings) -> How:
+def how_of(settings: RerankSettings) -> How:
+    """Take from the settings what scoring a topic needs."""
     weight = settings.interpolate
     return How(
         settings.depth,
@@ -197,7 +213,7 @@ def _how(settings: RerankSettings) -> How:
 
 def _scoring(settings: RerankSettings) -> dict[str, Any]:
     """The settings that determine scores; those of an aggregation only where there is one."""
-    how = _how(settings)
+    how = how_of(settings)
     values: dict[str, Any] = {"interpolate": how.weight, "precision": settings.precision}
     for name in ("max_query_tokens", "max_tokens", "positive"):
         if getattr(settings, name) is not None:

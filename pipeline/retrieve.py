@@ -16,7 +16,7 @@ from pipeline.bm25 import BM25, Searcher
 from pipeline.errors import PipelineError, shown
 from pipeline.parts import bucket, joined, topic_blocks
 from pipeline.report import SILENT, Reporter
-from pipeline.stage import Job, Outcome, Recipe, need_apart, producing
+from pipeline.stage import Job, Outcome, Recipe, need_apart, places, producing
 from pipeline.store import atomic_file, digest_json
 from pipeline.textfile import STREAM
 from pipeline.threads import in_threads
@@ -114,12 +114,31 @@ def retrieve(settings: RetrieveSettings, reporter: Reporter = SILENT) -> Outcome
         found = [blocks[qid] for qid in topics if qid in blocks]
         counts = _counts(topics, [qid for qid in topics if qid not in blocks], reporter)
         with (
-            job.commit(counts, {"threads": _threads(settings)}),
+            job.commit(counts, _details(settings)),
             atomic_file(settings.output) as out,
         ):
             for lines in joined(found):
                 out.write(lines)
         return job.outcome
+
+
+def _details(settings: RetrieveSettings) -> dict[str, Any]:
+    where = places(settings.output, topics=settings.topics, index=settings.index)
+    return {"threads": _threads(settings), "places": where, "field": settings.field}
+
+
+def search(
+    settings: RetrieveSettings, topics: Topics, reporter: Reporter = SILENT
+) -> dict[str, bytes]:
+    """Search some topics as `retrieve` would: the lines of each, nothing for one without hits.
+
+    Raises:
+        PipelineError: as `retrieve` does.
+    """
+    _check(settings)
+    lucene.need_index(settings.index)
+    with _searching(settings, [tuple(topics.items())], reporter) as results:
+        return dict(zip(topics, next(results), strict=True))
 
 
 def _stream(settings: RetrieveSettings, reporter: Reporter) -> Outcome:

@@ -20,6 +20,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.errors import InputError, PipelineError, one_line, shown, storage_error
@@ -30,7 +31,6 @@ from pipeline.textfile import BLOCK, STREAM, open_stream, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
 SCHEMA = 1
 PACKAGES = (
@@ -331,6 +331,27 @@ def producing(
 
 
 # ---------------------------------------------------------------- provenance
+
+
+def places(output: Path, **inputs: Path | str | None) -> dict[str, str]:
+    """Say where inputs lay, for who has to find them again: relative to the folder of the output.
+
+    Streams are left out; what is no path (a shipped model, a data set's name) is kept as it is.
+    """
+    found = {}
+    for name, given in inputs.items():
+        if given is None or str(given) == STREAM:
+            continue
+        here = Path(given).exists()
+        folder = output.absolute().parent
+        found[name] = os.path.relpath(Path(given).absolute(), folder) if here else str(given)
+    return found
+
+
+def find_place(output: Path, place: str) -> Path | str:
+    """Turn one of the `places` of an output into a path as seen from here."""
+    path = output.parent / place
+    return path if path.exists() else place
 
 
 def provenance(seconds: float) -> dict[str, Any]:

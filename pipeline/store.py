@@ -137,6 +137,14 @@ def scratch_file(beside: Path | str) -> Iterator[BinaryIO]:
         yield cast("BinaryIO", scratch)
 
 
+@contextmanager
+def scratch_folder(name: str) -> Iterator[Path]:
+    """Give an empty folder among the system's temporary files; it goes when the block ends."""
+    place = Path(tempfile.gettempdir())
+    with _storage_errors(place), tempfile.TemporaryDirectory(prefix=f"pipeline-{name}-") as folder:
+        yield Path(folder)
+
+
 def remove(path: Path) -> None:
     """Delete a file or a folder we own; absent is fine."""
     with _storage_errors(path):

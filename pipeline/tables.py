@@ -75,16 +75,27 @@ def shown_value(measure: str, value: float) -> str:
 
 def markdown(cells: list[list[str]]) -> str:
     """A table for a README or an issue."""
-    cells = [[cell.replace("\\", r"\\").replace("|", r"\|") for cell in row] for row in cells]
+    return markdown_grid([[markdown_text(cell) for cell in row] for row in cells])
+
+
+def markdown_text(text: str) -> str:
+    """Escape what a cell of a Markdown table may not hold."""
+    return text.replace("\\", r"\\").replace("|", r"\|")
+
+
+def markdown_grid(cells: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Set a header and rows of Markdown: `left` columns to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [_aligned(row, widths) for row in cells]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join([lines[0], _aligned(rule, widths), *lines[1:]]) + "\n"
+    lines = [_aligned(row, widths, left) for row in cells]
+    rule = ["-" * width for width in widths[:left]]
+    rule += ["-" * (width - 1) + ":" for width in widths[left:]]
+    return "\n".join([lines[0], _aligned(rule, widths, left), *lines[1:]]) + "\n"
 
 
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
-    first, *rest = zip(row, widths, strict=True)
-    cells = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]
+def _aligned(row: Sequence[str], widths: Sequence[int], left: int) -> str:
+    both = list(zip(row, widths, strict=True))
+    cells = [cell.ljust(width) for cell, width in both[:left]]
+    cells += [cell.rjust(width) for cell, width in both[left:]]
     return f"| {' | '.join(cells)} |"
 
 
@@ -96,11 +107,20 @@ _LATEX = {
 
 def latex(cells: list[list[str]]) -> str:
     r"""A `tabular` for a paper, with the rules of `\usepackage{booktabs}`."""
-    rows = [["".join(_LATEX.get(c, c) for c in cell) for cell in row] for row in cells]
-    lines = [" & ".join(row) + r" \\" for row in rows]
+    return latex_grid([[latex_text(cell) for cell in row] for row in cells])
+
+
+def latex_text(text: str) -> str:
+    """Escape what LaTeX would read as a command."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def latex_grid(cells: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Set a header and rows of LaTeX as a `tabular`: `left` columns to the left, others right."""
+    lines = [" & ".join(row) + r" \\" for row in cells]
     return "\n".join(
         [
-            rf"\begin{{tabular}}{{l{'r' * (len(cells[0]) - 1)}}}",
+            rf"\begin{{tabular}}{{{'l' * left}{'r' * (len(cells[0]) - left)}}}",
             r"\toprule",
             lines[0],
             r"\midrule",

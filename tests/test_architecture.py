@@ -26,14 +26,25 @@ MODULES = {
 # own (cli, models, distill, demo) do siblings know each other.
 LAYERS = [
     {"errors"},
-    {"textfile", "report", "machine", "telemetry", "notation", "passages"},
+    {
+        "textfile",
+        "report",
+        "machine",
+        "telemetry",
+        "notation",
+        "passages",
+        "statistics",
+        "correlation",
+        "venues",
+    },
     {"store", "config"},
     {"trec", "topics", "collection", "parts"},
-    {"treceval", "candidates", "ties", "testsets"},
+    {"treceval", "candidates", "ties", "testsets", "tira"},
     {"measures"},
-    {"tables"},
-    {"assumptions"},
+    {"tables", "movement", "admission"},
+    {"assumptions", "comparison"},
     {"stage"},
+    {"irmetadata"},
     {"java"},
     {"threads"},
     {"lucene"},
@@ -42,6 +53,8 @@ LAYERS = [
     {"rescore"},
     {"reranking"},
     {"index", "retrieve", "rerank", "fuse", "evaluate", "distill", "demo", "doctor", "lint"},
+    {"compare", "depths", "verify", "submit"},
+    {"plots"},
     {"experiment"},
     {"cli"},
     {"__main__"},
@@ -64,6 +77,7 @@ KEEPERS = {
     "pytrec_eval_ext": {"treceval"},
     "ir_measures": {"notation", "measures"},
     "ir_datasets": {"collection"},
+    "matplotlib": {"plots"},
     "typer": {"cli"},
     "rich": {"cli"},
 }
@@ -71,7 +85,7 @@ KEEPERS = {
 HEAVY = {
     "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "jnius",
     "jnius_config", "pyserini", "pandas", "numpy", "scipy", "pytrec_eval", "pytrec_eval_ext",
-    "ir_measures", "ir_datasets",
+    "ir_measures", "ir_datasets", "matplotlib",
 }  # fmt: skip
 
 

@@ -13,8 +13,8 @@ import pytest
 from killing import contents, run
 
 COMMANDS = (
-    "index", "retrieve", "rerank", "fuse", "evaluate", "run", "status", "explain", "clean",
-    "distill", "demo", "doctor", "lint",
+    "index", "retrieve", "rerank", "fuse", "evaluate", "compare", "run", "status", "explain",
+    "clean", "distill", "demo", "doctor", "lint", "submit", "verify",
 )  # fmt: skip
 
 

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from pipeline import __version__, telemetry
-from pipeline.cli import demo, evaluate, experiments, lint, rerank, stages
+from pipeline.cli import (
+    compare,
+    demo,
+    evaluate,
+    experiments,
+    lint,
+    rerank,
+    stages,
+    submit,
+    verify,
+)
 from pipeline.errors import Interrupted, PipelineError, one_line
 
 if TYPE_CHECKING:
@@ -41,6 +51,9 @@ stages.register(app)
 rerank.register(app)
 evaluate.register(app)
 lint.register(app)
+compare.register(app)
+submit.register(app)
+verify.register(app)
 experiments.register(app)
 demo.register(app)
 

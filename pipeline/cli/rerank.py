@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
@@ -15,14 +16,18 @@ from pipeline.cli.stages import (
     Quiet,
     Tag,
     Threads,
-    Topics,
     check_json,
     one_of,
     run_stage,
 )
+from pipeline.errors import PipelineError
 from pipeline.models.scorer import Device, Precision
 from pipeline.passages import Aggregation
 from pipeline.rerank import RerankSettings
+
+if TYPE_CHECKING:
+    from pipeline.report import Reporter
+    from pipeline.stage import Outcome
 
 
 def register(app: typer.Typer) -> None:
@@ -31,14 +36,20 @@ def register(app: typer.Typer) -> None:
 
 
 def rerank(
-    run: Annotated[
-        Path, typer.Option("--run", "-r", help="The candidates: any TREC run; - is stdin.")
-    ],
-    topics: Topics,
     model: Annotated[
         str, typer.Option("--model", "-m", help="small, a folder, or a Hugging Face id.")
     ],
     output: Output,
+    run: Annotated[
+        Path | None, typer.Option("--run", "-r", help="The candidates: any TREC run; - is stdin.")
+    ] = None,
+    topics: Annotated[
+        Path | None, typer.Option("--topics", "-t", help="Topics: TSV, JSONL or TREC; - is stdin.")
+    ] = None,
+    tira: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="TIRA's $inputDataset, for candidates, topics, texts."),
+    ] = None,
     index: Annotated[
         Path | None, typer.Option("--index", "-i", metavar="DIR", help="Where the texts are,")
     ] = None,
@@ -100,10 +111,20 @@ def rerank(
 ) -> None:
     """Rerank candidates with a model and write a run; killed, it goes on where it was."""
     from pipeline import rerank as stage
+    from pipeline.tira import opened
 
+    if tira is None:
+        for option, value in (("--run / -r", run), ("--topics / -t", topics)):
+            if value is None:
+                raise typer.BadParameter(f"Missing option {option}.")
+    elif any(each is not None for each in (run, topics, index, collection)):
+        raise PipelineError(
+            "--tira brings candidates, topics and texts itself",
+            "leave --run, --topics, --index and --collection out",
+        )
     settings = RerankSettings(
-        run=run,
-        topics=topics,
+        run=run or Path(),
+        topics=topics or Path(),
         model=model,
         output=output,
         index=index,
@@ -128,6 +149,11 @@ def rerank(
         force=force,
     )
     check_json(output, as_json)
-    run_stage(
-        "rerank", lambda reporter: stage.rerank(settings, reporter), quiet=quiet, as_json=as_json
-    )
+
+    def work(reporter: Reporter) -> Outcome:
+        if tira is None:
+            return stage.rerank(settings, reporter)
+        with opened(tira) as given:
+            return stage.rerank(replace(settings, **given._asdict()), reporter)
+
+    run_stage("rerank", work, quiet=quiet, as_json=as_json)

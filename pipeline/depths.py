@@ -1,0 +1,118 @@
+"""Effectiveness against depth: what a run would reach if fewer candidates had been reranked.
+
+One reranking gives every depth: the first `depth` candidates of the first stage in the order of the
+reranked run, then the others in the order of the first stage.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from pipeline.errors import PipelineError, shown, shown_path
+from pipeline.measures import Evaluator
+from pipeline.stage import read_sidecar
+from pipeline.trec import Ranking, ScoredDoc, read_run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pipeline.trec import Qrels
+
+DEPTHS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+
+class Depths(NamedTuple):
+    """Means over all judged topics, at each depth."""
+
+    depths: tuple[int, ...]
+    means: dict[str, tuple[float, ...]]  # measure -> one value for each depth
+    exact: bool  # False where the run's sidecar says that first-stage scores were mixed in
+
+    def cells(self) -> list[list[str]]:
+        """Depths down, measures across."""
+        rows = [["depth", *self.means]]
+        for place, depth in enumerate(self.depths):
+            rows.append([f"{depth}", *(f"{values[place]:.4f}" for values in self.means.values())])
+        return rows
+
+
+def by_depth(
+    qrels: Qrels, first_stage: Path | str, reranked: Path | str, measures: Sequence[str]
+) -> Depths:
+    """Measure a reranking at every depth up to that of the first stage; 0 is the first stage.
+
+    Exact where the reranked order owes nothing to the first stage's scores: mixing standardises
+    them over the candidates that were scored. Memory holds the document ids of the first stage.
+
+    Raises:
+        PipelineError: a topic or document of the reranked run is not in the first stage's run.
+    """
+    candidates = {
+        ranking.qid: "\n".join(doc.docid for doc in ranking.docs)
+        for ranking in read_run(first_stage)
+    }
+    deepest = max(ids.count("\n") + 1 for ids in candidates.values())
+    depths = (*(d for d in DEPTHS if d < deepest), deepest)
+    evaluator = Evaluator(qrels, measures)
+    sums = {name: [0.0] * len(depths) for name in evaluator.names}
+    answered = set()
+    for qid, first, second in _both(candidates, first_stage, reranked):
+        if qid not in qrels:
+            continue
+        answered.add(qid)
+        values: dict[str, float] = {}
+        for place, depth in enumerate(depths):
+            if not place or depths[place - 1] < len(first):  # else nothing is left to reorder
+                values = evaluator.topic(_at(qid, first, second, depth))
+            for name, value in values.items():
+                sums[name][place] += value
+    for qid in qrels.keys() - answered:
+        for name, value in evaluator.unanswered(qid).items():
+            sums[name] = [total + value for total in sums[name]]
+    return Depths(
+        depths,
+        {
+            measure.name: tuple(
+                t / (1 if measure.counts else len(qrels)) for t in sums[measure.name]
+            )
+            for measure in evaluator.measures
+        },
+        not _is_mixed(reranked),
+    )
+
+
+def _is_mixed(run: Path | str) -> bool:
+    """Tell from a run's sidecar whether it interpolates with the first stage."""
+    sidecar = read_sidecar(Path(run)) or {}
+    settings = sidecar.get("recipe", {}).get("settings", {})
+    weight = settings.get("interpolate") if isinstance(settings, dict) else None
+    return isinstance(weight, int | float) and weight < 1
+
+
+def _both(
+    candidates: dict[str, str], first_stage: Path | str, reranked: Path | str
+) -> Iterator[tuple[str, list[str], dict[str, int]]]:
+    """Yield each topic: its candidates in first-stage order, and their places in the new one."""
+    left = dict.fromkeys(candidates)
+    for ranking in read_run(reranked):
+        first = candidates[ranking.qid].split("\n") if ranking.qid in candidates else []
+        known = set(first)
+        place = {doc.docid: rank for rank, doc in enumerate(ranking.docs)}
+        if strange := [docid for docid in place if docid not in known]:
+            raise PipelineError(
+                f"{shown_path(reranked)}: topic {shown(ranking.qid)}: document "
+                f"{shown(strange[0])} is not among its candidates in {shown_path(first_stage)}",
+                "name the run that was reranked first, and then what came of it",
+            )
+        left.pop(ranking.qid)
+        yield ranking.qid, first, place
+    for qid in left:
+        yield qid, candidates[qid].split("\n"), {}
+
+
+def _at(qid: str, first: list[str], place: dict[str, int], depth: int) -> Ranking:
+    last = len(place)
+    head = sorted(first[:depth], key=lambda docid: place.get(docid, last))
+    docids = [*head, *first[depth:]]
+    return Ranking(qid, tuple(ScoredDoc(docid, -rank) for rank, docid in enumerate(docids)))
