@@ -232,6 +232,32 @@ class DistillConfig(TrainConfig):
         yield bool(weights) and sum(weights) <= 0, "teacher_weights add up to 0", "raise one"
 
 
+@dataclass(frozen=True, kw_only=True)
+class TeachConfig(TrainConfig):
+    """The keys of `[teach]` in an experiment file: fine-tuning of a large ranker by labels.
+
+    `base` is any encoder, cross-encoders among them. Candidates that are judged relevant and that
+    the run lacks join it at the end; topics without any known relevant passage are left out. A
+    group is one relevant passage and `strata` of the others: negatives from the ranks you choose.
+    """
+
+    table: ClassVar[str] = "teach"
+
+    candidates: Path  # a run, as the first stage makes it
+    logits: Literal[1, 2] = 1  # two: scored by their difference, which makes bce their softmax's CE
+    strata: tuple[tuple[int, ...], ...] = ((1, 100, 8),)
+    lce: float = 1.0
+    learning_rate: float = 2e-5
+    warmup: int = 100
+    max_query_tokens: int = 64
+    max_tokens: int = 192
+
+    def _mistakes(self) -> Iterator[Mistake]:
+        yield not self.losses, "switches every loss off", f"weigh one of {', '.join(NEED_LABELS)}"
+        yield from self._ranking_mistakes()
+        yield from super()._mistakes()
+
+
 def learning_rate(step: int, config: TrainConfig) -> float:
     """Rate of one step, counted from 0."""
     end = config.decay_steps or config.steps

@@ -130,15 +130,7 @@ def save_student(
     Raises:
         PipelineError: a weight is not finite in fp16.
     """
-    from safetensors.torch import save
-
-    weights = {
-        name: tensor.detach().half().contiguous() for name, tensor in student.state_dict().items()
-    }
-    if broken := [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]:
-        raise PipelineError(
-            f"weights of {broken[0]} are not finite in fp16", "train with a lower learning rate"
-        )
+    weights = fp16_weights(student)
     config = student.config.to_dict() | {
         "dtype": "float16",
         "architectures": [RANKER],
@@ -161,7 +153,7 @@ def save_student(
         "padding": None,
     }
     with store.atomic_folder(folder) as new:
-        store.write_bytes(new / "model.safetensors", save(weights, metadata={"format": "pt"}))
+        store.write_bytes(new / "model.safetensors", weights)
         store.write_json(new / "config.json", config)
         store.write_bytes(
             new / "tokenizer.json",
@@ -170,6 +162,25 @@ def save_student(
         store.write_json(new / "tokenizer_config.json", tokenizer_config)
         store.write_json(new / "pipeline.json", {"schema": 1} | settings)
         store.write_bytes(new / "README.md", card.encode())
+
+
+def fp16_weights(module: torch.nn.Module) -> bytes:
+    """Weights as half precision safetensors.
+
+    Raises:
+        PipelineError: one is not finite in fp16.
+    """
+    from safetensors.torch import save
+
+    weights = {
+        name: (tensor.half() if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
+        for name, tensor in module.state_dict().items()
+    }
+    if broken := [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]:
+        raise PipelineError(
+            f"weights of {broken[0]} are not finite in fp16", "train with a lower learning rate"
+        )
+    return save(weights, metadata={"format": "pt"})
 
 
 def save_weights(path: Path, student: Any) -> None:
