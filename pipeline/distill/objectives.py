@@ -18,6 +18,7 @@ from pipeline.distill.development import Development
 from pipeline.distill.groups import Stratum, group
 from pipeline.distill.rankers import Student
 from pipeline.distill.settings import DistillConfig, TeachConfig
+from pipeline.distill.twin import TwinStudent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -175,4 +176,6 @@ def objective(config: DistillConfig | TeachConfig, device: torch.device, cast: C
         return Ranking(config, Classifier(config, device), device, cast)
     if config.raw_text:
         return RawText(config, device, cast)
+    if config.twin:
+        return Ranking(config, TwinStudent(config, device), device, cast)
     return Ranking(config, Student(config, device), device, cast)

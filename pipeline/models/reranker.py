@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import PipelineError
-from pipeline.models.folder import OVERLAP, advice, digest, is_twin, locate
+from pipeline.models.folder import OVERLAP, advice, digest, is_twin, is_twinbert, locate
 from pipeline.models.scorer import Device, Limits, Precision, Scorer, Wishes
 
 if TYPE_CHECKING:
@@ -104,6 +104,10 @@ def load_scorer(
 
         return Overlap()
     folder = locate(model)
+    if is_twinbert(folder):
+        from pipeline.models.twinbert import TwinBert
+
+        return TwinBert(folder, wishes, limits, begun)
     if is_twin(folder):
         from pipeline.models.twin_encoder import TwinEncoder
 
