@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import collection, lucene, passages
 from pipeline.errors import PipelineError
-from pipeline.models.reranker import advised_weight, load_scorer, model_digest
+from pipeline.models.reranker import advised_weight, load_scorer, load_towers, model_digest
 from pipeline.models.scorer import Device, Limits, Precision, Wishes
 from pipeline.parts import joined
 from pipeline.report import SILENT, Reporter
@@ -45,6 +45,7 @@ class RerankSettings:
     output: Path  # `-`: standard output, topic after topic, without sidecar
     index: Path | None = None  # where texts are: an index,
     collection: Path | None = None  # or a collection
+    vectors: Path | None = None  # of two towers: passages that were encoded before
     field: str = "title"  # of TREC topic files
     depth: int = 1000  # candidates of a topic that are scored
     tail: Literal["keep", "drop"] = "keep"  # what becomes of those below
@@ -92,6 +93,10 @@ def recipe(
         inputs["index"] = lucene.index_digest(settings.index)
     else:
         inputs["collection"] = collection.digest(str(settings.collection))
+    if settings.vectors is not None:
+        from pipeline import vectors
+
+        inputs["vectors"] = vectors.digest(settings.vectors)
     values = {"depth": settings.depth, "tail": settings.tail, "tag": settings.tag}
     return Recipe("rerank", VERSION, values | _scoring(settings), inputs)
 
@@ -121,7 +126,15 @@ def rerank(settings: RerankSettings, reporter: Reporter = SILENT) -> Outcome:
             settings.device, settings.precision, settings.threads, settings.token_budget
         )
         limits = Limits(settings.max_query_tokens, settings.max_tokens, settings.positive)
-        return load_scorer(settings.model, wishes, limits, begun)
+        if settings.vectors is None:
+            return load_scorer(settings.model, wishes, limits, begun)
+        from pipeline.vectors import PassageVectors
+
+        towers = load_towers(settings.model, wishes, limits, begun)
+        found = PassageVectors(settings.vectors)
+        found.need_model(towers.digest, settings.model)
+        towers.use_vectors(found)
+        return towers
 
     topics: Topics | None = None
     candidates: Candidates | None = None
@@ -226,5 +239,9 @@ def _check(settings: RerankSettings) -> None:
         if value is not None and not low <= value <= high:
             bound = f"from {low:g} to {high:g}" if high < MOST else f"{low:g} or more"
             raise PipelineError(f"--{name} {value} is out of range", f"choose a number {bound}")
-    for path, what in ((settings.run, "run"), (settings.topics, "file of topics")):
+    for path, what in (
+        (settings.run, "run"),
+        (settings.topics, "file of topics"),
+        *([(settings.vectors / "about.json", "vectors")] if settings.vectors else []),
+    ):
         need_path(path, what)

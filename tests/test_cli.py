@@ -14,7 +14,7 @@ from killing import contents, run
 
 COMMANDS = (
     "index", "retrieve", "rerank", "fuse", "evaluate", "run", "status", "explain", "clean",
-    "teach", "distill", "demo", "doctor", "lint",
+    "teach", "distill", "demo", "doctor", "lint", "encode",
 )  # fmt: skip
 
 

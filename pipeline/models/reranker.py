@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, shown
 from pipeline.models.folder import OVERLAP, advice, digest, is_twin, is_twinbert, locate
 from pipeline.models.scorer import Device, Limits, Precision, Scorer, Wishes
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from pipeline.models.towers import Towers
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,25 @@ def load_scorer(
     from pipeline.models.cross_encoder import CrossEncoder
 
     return CrossEncoder(folder, wishes, limits, begun)
+
+
+def load_towers(
+    model: str, wishes: Wishes, limits: Limits, begun: Mapping[str, Any] | None = None
+) -> Towers:
+    """Load a model that has vectors.
+
+    Raises:
+        PipelineError: it cannot be loaded, or scores pairs.
+    """
+    from pipeline.models.towers import Towers
+
+    scorer = load_scorer(model, wishes, limits, begun)
+    if not isinstance(scorer, Towers):
+        raise PipelineError(
+            f"{shown(model)}: scores pairs, and has no vectors of passages",
+            "name two towers: a bi-encoder of sentence-transformers, or a TwinBERT",
+        )
+    return scorer
 
 
 def model_digest(model: str) -> str:

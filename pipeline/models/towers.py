@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from pipeline.models.engine import Engine
     from pipeline.parts import Parts
+    from pipeline.vectors import PassageVectors
 
 WIDTHS = 16  # sequences are padded to a multiple of this
 MOST_ROWS = 256
@@ -46,6 +47,7 @@ class Towers(ABC):
     size: int
     searchable: bool
     pad = 0
+    _given: PassageVectors | None = None
 
     def _begin(self) -> None:
         """Start without any vectors; called when the model is loaded."""
@@ -53,7 +55,17 @@ class Towers(ABC):
         self._waiting: dict[bytes, str] = {}
         self._vectors = Vectors(self.size, self._made_by())
 
+    def use_vectors(self, found: PassageVectors) -> None:
+        """Take passages' vectors from a folder, where it has them."""
+        self._given = found
+        self.keep_vectors(None)
+
     # ------------------------------------------------------------ what a model is
+
+    @property
+    @abstractmethod
+    def limits(self) -> Mapping[str, int]:
+        """Tokens of a query and of a passage."""
 
     @abstractmethod
     def _made_by(self) -> list[Any]:
@@ -79,7 +91,8 @@ class Towers(ABC):
     @property
     def signature(self) -> Mapping[str, Any]:
         """The numeric signature, with the way the forward pass is computed."""
-        return {**self.engine.signature(), "forward": f"rows of {WIDTHS}"}
+        how = {**self.engine.signature(), "forward": f"rows of {WIDTHS}"}
+        return how if self._given is None else how | {"vectors": self._given.content}
 
     # ------------------------------------------------------------ scoring
 
@@ -113,9 +126,11 @@ class Towers(ABC):
 
     # ------------------------------------------------------------ ahead of scoring
 
-    def keep_vectors(self, parts: Parts) -> None:
+    def keep_vectors(self, parts: Parts | None) -> None:
         """Keep vectors of passages in a folder, and use those that lie there already."""
         self._vectors = Vectors(self.size, self._made_by(), parts)
+        if self._given is not None:
+            self._vectors.use(self._given)
 
     def foresee(self, passages: Sequence[str]) -> None:
         """Take passages that will be scored; they are encoded when enough have come together."""

@@ -105,14 +105,17 @@ class Tower(nn.Module):
             output = self.encoder(inputs_embeds=words, attention_mask=mask)
         with torch.autocast(ids.device.type, enabled=False):
             pooled = self.pool(output.last_hidden_state.float(), mask)
-            return pooled if self.down is None else torch.tanh(self.down(pooled))
+            if self.down is not None:
+                pooled = torch.tanh(self.down(pooled))
+            return pooled
 
     def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """The first token's state, or the mean of all, weighted by a softmax over real tokens."""
         if self.weigh is None:
             return hidden[:, 0]
         scores = self.weigh(hidden)[:, :, 0].masked_fill(mask == 0, float("-inf"))
-        return (scores.softmax(dim=1)[:, :, None] * hidden).sum(dim=1)
+        weighted: Tensor = scores.softmax(dim=1)[:, :, None] * hidden
+        return weighted.sum(dim=1)
 
 
 class Cosine(nn.Module):
