@@ -22,9 +22,11 @@ from pipeline.trec import TAG
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from pipeline.distill.settings import DistillConfig, TeachConfig
     from pipeline.report import Reporter
 
-STAGES = ("index", "retrieve", "rerank", "evaluate", "distill")
+TRAINING = ("teach", "distill")
+STAGES = ("index", "retrieve", "rerank", "evaluate", *TRAINING)
 TABLES = ("schema", "name", "collection", "topics", *STAGES)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SCHEMA = 1
@@ -69,10 +71,10 @@ class Experiment:
     def until(self, name: str | None) -> tuple[Step, ...]:
         """Return the stages up to one of them, or all but the training.
 
-        A student is trained by `pipeline distill`, and by asking for the stage by name.
+        Models are trained by `pipeline teach` and `distill`, and by asking for the stage by name.
         """
         if name is None:
-            return tuple(step for step in self.steps if step.name != "distill")
+            return tuple(step for step in self.steps if step.name not in TRAINING)
         last = self.step(name)
         wanted = {last.name}
         for step in reversed(self.steps):
@@ -133,7 +135,8 @@ class _Layout:
 
     def steps(self) -> Iterator[Step]:
         """Yield the steps in the order in which they run."""
-        if self._tables.get("distill", {}).get("raw_text") is True:
+        training = self._tables.get("distill")
+        if isinstance(training, dict) and training.get("raw_text") is True:
             only(self._tables, ("schema", "name", "collection", "distill"), "", self._path)
             yield self._distill_step([], ())
             return
@@ -159,6 +162,8 @@ class _Layout:
             yield last
         if "evaluate" in self._tables:
             yield self._evaluate_step(runs)
+        if "teach" in self._tables:
+            yield self._teach_step(runs, built)
         if "distill" in self._tables:
             yield self._distill_step(runs, built)
 
@@ -280,36 +285,60 @@ class _Layout:
 
     def _distill_step(self, runs: list[Step], built: tuple[str, ...]) -> Step:
         """Training; a teacher run may be named by the stage of this file that makes it."""
-        from pipeline.distill import stage as distill
         from pipeline.distill.settings import DistillConfig
 
-        made = {step.name: step.output.absolute() for step in runs}
-        made["bm25"] = made.get("retrieve", Path("bm25"))
         options = dict(self._table("distill"))
         teachers = options.get("teacher_runs", [])
         if isinstance(teachers, list):
-            options["teacher_runs"] = [str(made.get(name, name)) for name in teachers]
+            options["teacher_runs"] = [self._made(name, runs) for name in teachers]
+        return self._training_step(DistillConfig, options, "student", runs, built)
+
+    def _teach_step(self, runs: list[Step], built: tuple[str, ...]) -> Step:
+        """Fine-tuning of a teacher, on the first stage's candidates unless others are named."""
+        from pipeline.distill.settings import TeachConfig
+
+        options = {"candidates": "bm25", **self._table("teach")}
+        options["candidates"] = self._made(options["candidates"], runs)
+        return self._training_step(TeachConfig, options, "teacher", runs, built)
+
+    def _made(self, name: object, runs: list[Step]) -> object:
+        """Turn the name of a stage of this file into the run it makes."""
+        made = {step.name: str(step.output.absolute()) for step in runs}
+        if runs:
+            made["bm25"] = made["retrieve"]
+        return made.get(name, name) if isinstance(name, str) else name
+
+    def _training_step(
+        self,
+        kind: type[DistillConfig | TeachConfig],
+        options: dict[str, Any],
+        output: str,
+        runs: list[Step],
+        built: tuple[str, ...],
+    ) -> Step:
+        from pipeline.distill import stage as training
+
         collection = only(self._table("collection"), ("path",), "collection", self._path)
-        output = self._folder / "student"
+        folder = self._folder / output
         settings = fill(
-            DistillConfig,
+            kind,
             options,
-            "distill",
+            kind.table,
             self._path,
             given={
                 "topics": self._topics.get("topics"),
                 "collection": self._beside(text(collection, "path", "collection", self._path)),
-                "output": output,
-                "work": stage.parts_path(output),
+                "output": folder,
+                "work": stage.parts_path(folder),
             },
         )
         return Step(
-            "distill",
-            output,
+            kind.table,
+            folder,
             (*(step.name for step in runs), *built),
-            lambda: distill.recipe(settings),
-            lambda reporter, force: distill.distill(settings, reporter, force=force),
-            distill.digest,
+            lambda: training.recipe(settings),
+            lambda reporter, force: training.distill(settings, reporter, force=force),
+            training.digest,
         )
 
     def _rerank_tables(self) -> list[dict[str, Any]]:

@@ -175,6 +175,20 @@ class Index:
             texts = [text.tostring().decode("utf-8", "replace") for text in found]
         return [None if text == MISSING else self._readable(text) for text in texts]
 
+    def docids(self, numbers: Iterable[int]) -> list[str]:
+        """Look up docids by Lucene's numbers, 0 to `count` - 1 where nothing was deleted."""
+        with failures(self.path):
+            found = java.items(self._names(lines(map(str, numbers))))
+            return [docid.tostring().decode() for docid in found]
+
+    @cached_property
+    def _names(self) -> Program:
+        with java.lock:
+            utilities = "io.anserini.index.IndexReaderUtils"
+            parse = Program.static("java.lang.Integer", "parseInt", "int", STRING)
+            name = Program.static(utilities, "convertLuceneDocidToDocid", STRING, READER, "int")
+            return name.bind(self.reader).fed(parse).then(to_bytes()).for_each_line()
+
     def text(self, docid: str) -> str | None:
         """Look up one stored text; for many, `texts` is much faster."""
         return self.texts([docid])[0]

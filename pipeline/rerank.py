@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipeline import collection, lucene, passages
 from pipeline.errors import PipelineError
 from pipeline.models.folder import OVERLAP, SHIPPED
-from pipeline.models.reranker import advised_weight, load_scorer, model_digest
+from pipeline.models.reranker import advised_weight, load_scorer, load_towers, model_digest
 from pipeline.models.scorer import Device, Limits, Precision, Wishes
 from pipeline.parts import joined
 from pipeline.report import SILENT, Reporter
@@ -47,6 +47,7 @@ class RerankSettings:
     output: Path  # `-`: standard output, topic after topic, without sidecar
     index: Path | None = None  # where texts are: an index,
     collection: Path | None = None  # or a collection
+    vectors: Path | None = None  # of two towers: passages that were encoded before
     field: str = "title"  # of TREC topic files
     depth: int = 1000  # candidates of a topic that are scored
     tail: Literal["keep", "drop"] = "keep"  # what becomes of those below
@@ -95,6 +96,10 @@ def recipe(
         inputs["index"] = lucene.index_digest(settings.index)
     else:
         inputs["collection"] = collection.digest(str(settings.collection))
+    if settings.vectors is not None:
+        from pipeline import vectors
+
+        inputs["vectors"] = vectors.digest(settings.vectors)
     values = {"depth": settings.depth, "tail": settings.tail, "tag": settings.tag}
     return Recipe("rerank", VERSION, values | _scoring(settings), inputs)
 
@@ -137,7 +142,15 @@ def rerank(settings: RerankSettings, reporter: Reporter = SILENT) -> Outcome:
             settings.device, settings.precision, settings.threads, settings.token_budget
         )
         limits = Limits(settings.max_query_tokens, settings.max_tokens, settings.positive)
-        return load_scorer(settings.model, wishes, limits, begun)
+        if settings.vectors is None:
+            return load_scorer(settings.model, wishes, limits, begun)
+        from pipeline.vectors import PassageVectors
+
+        towers = load_towers(settings.model, wishes, limits, begun)
+        found = PassageVectors(settings.vectors)
+        found.need_model(towers.digest, settings.model)
+        towers.use_vectors(found)
+        return towers
 
     topics: Topics | None = None
     candidates: Candidates | None = None
@@ -263,5 +276,9 @@ def _check(settings: RerankSettings) -> None:
 
 
 def _need_files(settings: RerankSettings) -> None:
-    for path, what in ((settings.run, "run"), (settings.topics, "file of topics")):
+    for path, what in (
+        (settings.run, "run"),
+        (settings.topics, "file of topics"),
+        *([(settings.vectors / "about.json", "vectors")] if settings.vectors else []),
+    ):
         need_path(path, what)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline import lucene
 from pipeline.errors import PipelineError, shown
+from pipeline.models.scorer import Foreseeing
 from pipeline.parts import Parts, joined, topic_blocks
 from pipeline.rescore import Facts, How, Task, part_key, rescore, task
 from pipeline.store import need_free, scratch_file
@@ -98,6 +100,7 @@ class Work:
         self._sign(begun)
         self._facts = Facts()
         self._scored_pairs = self._reused_pairs = 0
+        self._seconds = 0.0
         self._all_pairs = sum(self._pairs(qid) for qid in self.candidates.qids)
 
     # ------------------------------------------------------------ before the work
@@ -167,7 +170,9 @@ class Work:
 
     def lines(self, topic: Task) -> bytes:
         """Score one topic."""
+        began = time.perf_counter()
         lines, facts = rescore(topic, self._scorer, self._how)
+        self._seconds += time.perf_counter() - began
         self._facts.add(facts)
         self._scored_pairs += len(topic.scored)
         self._advance()
@@ -202,8 +207,6 @@ class Work:
 
     def _foresee(self, groups: Sequence[Sequence[str]], parts: Parts) -> None:
         """Let a two-tower model encode each passage once, however many topics it belongs to."""
-        from pipeline.models.scorer import Foreseeing
-
         if not isinstance(self._scorer, Foreseeing):
             return
         self._scorer.keep_vectors(Parts(parts.folder / "vectors", self._reporter))
@@ -261,6 +264,11 @@ class Work:
         for text in self._facts.notices():
             self._reporter.notice(text)
         facts = self._facts
+        if isinstance(self._scorer, Foreseeing) and self._scored_pairs:
+            self._reporter.notice(
+                f"{self._milliseconds():.1f} ms for each 1,000 candidates: queries encoded, and "
+                "crossed with vectors of passages"
+            )
         return {
             "topics": len(self.candidates.qids),
             "pairs": self._all_pairs,
@@ -275,11 +283,16 @@ class Work:
         return {
             "pairs_scored": self._scored_pairs,
             "pairs_reused": self._reused_pairs,
+            "ms_per_1000": round(self._milliseconds(), 3),
             "weight": self._how.weight,
             "limits": dict(self._scorer.limits),
             "signature": self._signature,
             "lowered_budgets": self._facts.lowered_budgets,
         }
+
+    def _milliseconds(self) -> float:
+        """Time that 1,000 candidates took to be scored, in this execution."""
+        return 1e6 * self._seconds / max(self._scored_pairs, 1)
 
 
 def _facts_name(key: str) -> str:

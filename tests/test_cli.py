@@ -14,7 +14,7 @@ from killing import contents, run
 
 COMMANDS = (
     "index", "retrieve", "rerank", "fuse", "evaluate", "compare", "run", "status", "explain",
-    "clean", "distill", "demo", "doctor", "lint", "submit", "verify",
+    "clean", "teach", "distill", "demo", "doctor", "lint", "encode", "submit", "verify",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Commands that take an experiment file: run, status, explain, clean, distill."""
+"""Commands that take an experiment file: run, status, explain, clean, teach, distill."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def register(app: typer.Typer) -> None:
     app.command()(status)
     app.command()(explain)
     app.command()(clean)
+    app.command()(teach)
     app.command()(distill)
 
 
@@ -219,21 +220,47 @@ def clean(
                 print(f"deleted {path}")
 
 
+Again = Annotated[
+    bool, typer.Option("--force", help="Train again though what was trained is fresh.")
+]
+
+
+def teach(
+    experiment: ExperimentFile,
+    force: Again = False,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune an encoder into a ranker, by labels, after the stages that find candidates."""
+    _train("teach", experiment, overrides, force=force, as_json=as_json, quiet=quiet)
+
+
 def distill(
     experiment: ExperimentFile,
-    force: Annotated[
-        bool, typer.Option("--force", help="Train again though the student is fresh.")
-    ] = False,
+    force: Again = False,
     overrides: Overrides = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a student from teacher runs, after the stages that make them."""
+    _train("distill", experiment, overrides, force=force, as_json=as_json, quiet=quiet)
+
+
+def _train(
+    stage: str,
+    experiment: Path,
+    overrides: list[str] | None,
+    *,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     from pipeline import experiment as experiments
     from pipeline.cli.console import outcome_record, print_json
 
     plan = experiments.load(experiment, overrides or [])
-    forced = {"distill"} if force else set()
-    outcomes = run_steps(plan.until("distill"), forced, quiet=quiet)
+    forced = {stage} if force else set()
+    outcomes = run_steps(plan.until(stage), forced, quiet=quiet)
     if as_json:
         print_json({name: outcome_record(outcome) for name, outcome in outcomes.items()})

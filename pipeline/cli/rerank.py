@@ -56,6 +56,10 @@ def rerank(
     collection: Annotated[
         Path | None, typer.Option("--collection", "-c", help="or a collection to read them from.")
     ] = None,
+    vectors: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Of two towers: passages encoded by pipeline encode."),
+    ] = None,
     field: Field = RerankSettings.field,
     depth: Annotated[
         int, typer.Option(help="Candidates of a topic that are scored.")
@@ -129,6 +133,7 @@ def rerank(
         output=output,
         index=index,
         collection=collection,
+        vectors=vectors,
         field=field,
         depth=depth,
         tail=one_of("--tail", tail, ("keep", "drop")),  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Commands that take files: index, retrieve, fuse; and what such commands share."""
+"""Commands that take files: index, retrieve, encode, fuse; and what such commands share."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import typer
 
 from pipeline.cli.console import outcome_record, print_json, reporting
+from pipeline.encode import Dtype, EncodeSettings
 from pipeline.errors import PipelineError, did_you_mean, shown
 from pipeline.fuse import FuseSettings, Method
 from pipeline.index import IndexSettings
+from pipeline.models.scorer import Device, Precision
 from pipeline.retrieve import RetrieveSettings
 from pipeline.textfile import STREAM
 
@@ -40,7 +42,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing unless i
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    for command in (index, retrieve, fuse):
+    for command in (index, retrieve, encode, fuse):
         app.command()(command)
 
 
@@ -84,9 +86,17 @@ def index(
 
 
 def retrieve(
-    index: Annotated[Path, typer.Option("--index", "-i", metavar="DIR", help="The index.")],
     topics: Topics,
     output: Output,
+    index: Annotated[
+        Path | None, typer.Option("--index", "-i", metavar="DIR", help="The index, for BM25,")
+    ] = None,
+    vectors: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="or vectors, searched exactly with --model.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="The two towers that made the vectors.")
+    ] = None,
     field: Field = RetrieveSettings.field,
     hits: Annotated[int, typer.Option(help="Documents a topic.")] = RetrieveSettings.hits,
     k1: Annotated[float, typer.Option(help="BM25's k1.")] = RetrieveSettings.k1,
@@ -101,15 +111,43 @@ def retrieve(
     stemmer: Annotated[
         str | None, typer.Option(help="Likewise: porter, krovetz or none.")
     ] = RetrieveSettings.stemmer,
-    tag: Tag = RetrieveSettings.tag,
+    tag: Annotated[
+        str | None, typer.Option("--tag", help="The run's tag; bm25 or dense by default.")
+    ] = None,
     threads: Threads = RetrieveSettings.threads,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Retrieve the first stage's candidates: BM25, in Anserini's order."""
+    """Retrieve the first stage's candidates: BM25 in Anserini's order, or by vectors."""
+    from pipeline import dense
     from pipeline import retrieve as stage
 
+    check_json(output, as_json)
+    if vectors is not None or index is None:
+        if vectors is None or model is None or index is not None:
+            raise PipelineError(
+                "a search goes through an index, or through vectors with the model that made them",
+                "name --index DIR, or --vectors DIR and --model NAME",
+            )
+        by_vectors = dense.DenseSettings(
+            vectors=vectors,
+            topics=topics,
+            model=model,
+            output=output,
+            field=field,
+            hits=hits,
+            tag=tag or dense.DenseSettings.tag,
+            threads=threads,
+            force=force,
+        )
+        run_stage(
+            "retrieve",
+            lambda reporter: dense.retrieve(by_vectors, reporter),
+            quiet=quiet,
+            as_json=as_json,
+        )
+        return
     if rm3 and rocchio:
         raise PipelineError("--rm3 and --rocchio together", "choose one")
     if stemmer is not None:
@@ -125,16 +163,65 @@ def retrieve(
         feedback="rm3" if rm3 else "rocchio" if rocchio else "none",
         language=language,
         stemmer=stemmer,  # type: ignore[arg-type]
-        tag=tag,
+        tag=tag or RetrieveSettings.tag,
         threads=threads,
         force=force,
     )
-    check_json(output, as_json)
     run_stage(
         "retrieve",
         lambda reporter: stage.retrieve(settings, reporter),
         quiet=quiet,
         as_json=as_json,
+    )
+
+
+def encode(
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Two towers: a folder or a Hugging Face id.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="The folder of vectors to make.")
+    ],
+    index: Annotated[
+        Path | None, typer.Option("--index", "-i", metavar="DIR", help="Where the texts are,")
+    ] = None,
+    collection: Annotated[
+        Path | None, typer.Option("--collection", "-c", help="or a collection to read them from.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="fp16, int8 or fp32.")] = EncodeSettings.dtype,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Where a passage is cut; default: the model's advice.")
+    ] = EncodeSettings.max_tokens,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = EncodeSettings.device,
+    precision: Annotated[
+        str, typer.Option(help="auto, fp32, bf16 or fp16.")
+    ] = EncodeSettings.precision,
+    token_budget: Annotated[
+        int, typer.Option(help="Tokens of one forward pass; 0: what suits the device.")
+    ] = EncodeSettings.token_budget,
+    threads: Threads = EncodeSettings.threads,
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Encode passages once, for retrieve and rerank; killed, it goes on where it was."""
+    from pipeline import encode as stage
+
+    settings = EncodeSettings(
+        model=model,
+        output=output,
+        index=index,
+        collection=collection,
+        dtype=cast("Dtype", one_of("--dtype", dtype, get_args(Dtype))),
+        max_tokens=max_tokens,
+        device=cast("Device", one_of("--device", device, get_args(Device))),
+        precision=cast("Precision", one_of("--precision", precision, get_args(Precision))),
+        threads=threads,
+        token_budget=token_budget,
+        force=force,
+    )
+    run_stage(
+        "encode", lambda reporter: stage.encode(settings, reporter), quiet=quiet, as_json=as_json
     )
 
 

@@ -6,21 +6,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.collection import documents, load_texts
-from pipeline.distill.groups import TeacherRun, read_pool, relevant
-from pipeline.distill.settings import DistillConfig
+from pipeline.distill.groups import TeacherRun, read_pool, relevant, with_relevant
+from pipeline.distill.settings import TeachConfig
 from pipeline.errors import PipelineError
 from pipeline.topics import read_topics
 from pipeline.trec import read_qrels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from pipeline.distill.groups import Pool, Rows
-    from pipeline.distill.settings import TrainConfig
-    from pipeline.topics import Topics
+    from pipeline.distill.settings import DistillConfig
 
     Tokenise = Callable[[Iterable[str], int], Rows]
 
@@ -36,7 +34,7 @@ class Data:
     passages: Rows
 
 
-def read_data(config: TrainConfig, tokens: Tokenise) -> Data:
+def read_data(config: DistillConfig | TeachConfig, tokens: Tokenise) -> Data:
     """Read candidates, scores, labels and texts, and tokenise every topic and passage once.
 
     Args:
@@ -47,12 +45,25 @@ def read_data(config: TrainConfig, tokens: Tokenise) -> Data:
     """
     assert config.topics is not None  # noqa: S101 - the settings were checked
     topics = read_topics(config.topics, config.field)
-    pool = _pool(config, topics)
-    positives = relevant(pool, read_qrels(config.qrels)) if config.qrels else {}
-    qids = [qid for qid, row in pool.rows.items() if len(row.docs) >= config.group_size]
+    qrels = read_qrels(config.qrels) if config.qrels else {}
+    if isinstance(config, TeachConfig):
+        run = config.candidates
+        pool = with_relevant(read_pool([TeacherRun(run)], topics), qrels)
+    else:
+        run = config.teacher_runs[0]
+        shares = config.teacher_weights or (1.0,) * len(config.teacher_runs)
+        teachers = list(map(TeacherRun, config.teacher_runs, shares))
+        pool = read_pool(teachers, topics, raw=config.raw_scores)
+    positives = relevant(pool, qrels) if qrels else {}
+    qids = [
+        qid
+        for qid, row in pool.rows.items()
+        if len(row.docs) >= config.group_size
+        and (positives.get(qid) or not isinstance(config, TeachConfig))
+    ]
     if len(qids) < config.topics_per_step:
         raise PipelineError(
-            f"{_runs(config)[0]}: {len(qids)} topics have {config.group_size} candidates "
+            f"{run}: {len(qids)} topics have {config.group_size} candidates "
             f"or more, fewer than topics_per_step = {config.topics_per_step}",
             "retrieve more candidates, or use smaller groups or steps",
         )
@@ -62,19 +73,7 @@ def read_data(config: TrainConfig, tokens: Tokenise) -> Data:
     return Data(pool, positives, qids, dict(zip(qids, queries, strict=True)), passages)
 
 
-def _runs(config: TrainConfig) -> tuple[Path, ...]:
-    assert isinstance(config, DistillConfig)  # noqa: S101
-    return config.teacher_runs
-
-
-def _pool(config: TrainConfig, topics: Topics) -> Pool:
-    assert isinstance(config, DistillConfig)  # noqa: S101
-    shares = config.teacher_weights or (1.0,) * len(config.teacher_runs)
-    teachers = list(map(TeacherRun, config.teacher_runs, shares))
-    return read_pool(teachers, topics, raw=config.raw_scores)
-
-
-def read_texts(config: TrainConfig, tokens: Tokenise) -> Rows:
+def read_texts(config: DistillConfig, tokens: Tokenise) -> Rows:
     """Tokenise every text of a collection, with room for two special tokens.
 
     Raises:

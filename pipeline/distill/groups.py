@@ -183,6 +183,24 @@ def relevant(pool: Pool, qrels: Qrels, least: int = 1) -> dict[str, set[int]]:
     }
 
 
+def with_relevant(pool: Pool, qrels: Qrels, least: int = 1) -> Pool:
+    """Append to each topic's candidates what is judged relevant and was not found, scored last."""
+    docids = list(pool.docids)
+    places = {docid: place for place, docid in enumerate(docids)}
+    rows = {}
+    for qid, row in pool.rows.items():
+        found = {docids[place] for place in row.docs.tolist()}
+        missing = sorted(d for d, g in qrels.get(qid, {}).items() if g >= least and d not in found)
+        for docid in missing:
+            if docid not in places:
+                places[docid] = len(docids)
+                docids.append(docid)
+        docs = np.array([places[docid] for docid in missing], np.int32)
+        scores = np.full(len(missing), row.scores.min(), np.float32)
+        rows[qid] = Row(np.concatenate([row.docs, docs]), np.concatenate([row.scores, scores]))
+    return Pool(docids, rows)
+
+
 # ---------------------------------------------------------------- tokens
 
 

@@ -12,11 +12,13 @@ import numpy as np
 import torch
 
 from pipeline.distill import forward, losses
+from pipeline.distill.classifier import Classifier
 from pipeline.distill.data import read_data, read_texts
 from pipeline.distill.development import Development
 from pipeline.distill.groups import Stratum, group
 from pipeline.distill.rankers import Student
-from pipeline.distill.settings import DistillConfig
+from pipeline.distill.settings import DistillConfig, TeachConfig
+from pipeline.distill.twin import TwinStudent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 
     from pipeline.distill.groups import Group
     from pipeline.distill.rankers import Ranker
-    from pipeline.distill.settings import TrainConfig
 
 Loss = tuple["Tensor", dict[str, float]]
 """The loss, a mean over units, and each of its terms, unweighted, for the log"""
@@ -67,7 +68,7 @@ class Ranking:
     """Scores of groups of candidates: by teacher runs, by labels, and by the model's own losses."""
 
     def __init__(
-        self, config: TrainConfig, ranker: Ranker, device: torch.device, cast: Cast
+        self, config: DistillConfig | TeachConfig, ranker: Ranker, device: torch.device, cast: Cast
     ) -> None:
         self.module = ranker.module
         self._config, self._ranker, self._device, self._cast = config, ranker, device, cast
@@ -162,7 +163,7 @@ class RawText:
         return {"texts": len(self.units)}
 
 
-def objective(config: TrainConfig, device: torch.device, cast: Cast) -> Objective:
+def objective(config: DistillConfig | TeachConfig, device: torch.device, cast: Cast) -> Objective:
     """Make what an experiment asks for.
 
     Args:
@@ -171,7 +172,10 @@ def objective(config: TrainConfig, device: torch.device, cast: Cast) -> Objectiv
     Raises:
         PipelineError: unusable settings or inputs.
     """
-    assert isinstance(config, DistillConfig)  # noqa: S101
+    if isinstance(config, TeachConfig):
+        return Ranking(config, Classifier(config, device), device, cast)
     if config.raw_text:
         return RawText(config, device, cast)
+    if config.twin:
+        return Ranking(config, TwinStudent(config, device), device, cast)
     return Ranking(config, Student(config, device), device, cast)

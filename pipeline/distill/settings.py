@@ -25,7 +25,7 @@ NOT_IN_RECIPE = ("output", "work", "checkpoint_every")
 # Settings that came later: recorded where they differ from their defaults, so that students made
 # before stay fresh.
 LATER = frozenset(
-    {"raw_scores", "adr_mse", "soft_ce", "bce", "hinge", "size", "intermediate", "raw_text"}
+    {"raw_scores", "adr_mse", "soft_ce", "bce", "hinge", "size", "intermediate", "twin", "raw_text"}
 )
 
 
@@ -77,6 +77,17 @@ class Intermediate:
         """Weights of the losses that are switched on, by name."""
         weights: dict[str, float] = {name: getattr(self, name) for name in INSIDE_NAMES}
         return {name: weight for name, weight in weights.items() if weight}
+
+
+@dataclass(frozen=True)
+class TwinSettings:
+    """Two towers instead of a cross-encoder: `[distill.twin]` (TwinBERT, 2002.06275)."""
+
+    input: Literal["wordpiece", "triletter"] = "wordpiece"
+    towers: Literal["shared", "separate"] = "shared"
+    pooling: Literal["cls", "weighted"] = "weighted"
+    size: int = 128  # numbers of a vector, after tanh; 0: the encoder's width, without tanh
+    crossing: Literal["cosine", "residual"] = "cosine"
 
 
 Mistake = tuple[bool, str, str]  # (whether it was made, what it is, what to do)
@@ -188,6 +199,7 @@ class DistillConfig(TrainConfig):
     adr_mse: float = 0.0
     soft_ce: float = 0.0
     intermediate: Intermediate | None = None
+    twin: TwinSettings | None = None
     raw_text: bool = False  # general distillation: learn the inside alone, from every text
 
     @property
@@ -209,6 +221,12 @@ class DistillConfig(TrainConfig):
                 f"size: {self.size.hidden} cannot be cut into {self.size.heads} heads",
                 "hidden has to be a multiple of heads",
             )
+        yield (
+            self.twin is not None and (bool(inside) or self.raw_text or self.size is not None),
+            "twin beside intermediate, raw_text or size",
+            "two towers begin with a BERT's layers and learn from scores",
+        )
+        yield self.twin is not None and self.twin.size < 0, "twin.size is negative", "use 0 or more"
         if self.raw_text:
             yield not inside, "raw_text without [distill.intermediate]", "say what is to be learnt"
         else:
@@ -230,6 +248,32 @@ class DistillConfig(TrainConfig):
             "give one weight to each run, or none at all",
         )
         yield bool(weights) and sum(weights) <= 0, "teacher_weights add up to 0", "raise one"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeachConfig(TrainConfig):
+    """The keys of `[teach]` in an experiment file: fine-tuning of a large ranker by labels.
+
+    `base` is any encoder, cross-encoders among them. Candidates that are judged relevant and that
+    the run lacks join it at the end; topics without any known relevant passage are left out. A
+    group is one relevant passage and `strata` of the others: negatives from the ranks you choose.
+    """
+
+    table: ClassVar[str] = "teach"
+
+    candidates: Path  # a run, as the first stage makes it
+    logits: Literal[1, 2] = 1  # two: scored by their difference, which makes bce their softmax's CE
+    strata: tuple[tuple[int, ...], ...] = ((1, 100, 8),)
+    lce: float = 1.0
+    learning_rate: float = 2e-5
+    warmup: int = 100
+    max_query_tokens: int = 64
+    max_tokens: int = 192
+
+    def _mistakes(self) -> Iterator[Mistake]:
+        yield not self.losses, "switches every loss off", f"weigh one of {', '.join(NEED_LABELS)}"
+        yield from self._ranking_mistakes()
+        yield from super()._mistakes()
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:

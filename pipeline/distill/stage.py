@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import collection
-from pipeline.distill.settings import LATER, NOT_IN_RECIPE, VERSION, DistillConfig
+from pipeline.distill.settings import (
+    LATER,
+    NOT_IN_RECIPE,
+    VERSION,
+    DistillConfig,
+    TeachConfig,
+)
 from pipeline.report import SILENT, Reporter
 from pipeline.stage import Outcome, Recipe, producing
 from pipeline.store import digest_file, digest_folder, remove
@@ -23,8 +29,8 @@ digest = digest_folder
 """Digest of a finished student."""
 
 
-def recipe(config: DistillConfig) -> Recipe:
-    """Name all that determines the student, but for the machine it is trained on.
+def recipe(config: DistillConfig | TeachConfig) -> Recipe:
+    """Name all that determines the model, but for the machine it is trained on.
 
     Raises:
         PipelineError: settings that cannot be, or an input that is not there.
@@ -33,36 +39,45 @@ def recipe(config: DistillConfig) -> Recipe:
     settings: dict[str, Any] = {}
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     for name, value in dataclasses.asdict(config).items():
-        if name in LATER and value == defaults[name]:
+        if name in LATER and value == defaults[name] and config.table == "distill":
             continue
         if name == "dev":
             settings[name] = [[one.name, one.measure, one.depth, one.limit] for one in config.dev]
-        elif name == "intermediate":
+        elif name == "intermediate" and value:
             settings[name] = {key: value[key] for key in value if key != "teacher"}
         elif name not in (*NOT_IN_RECIPE, "teacher_runs") and not isinstance(value, Path):
             settings[name] = value
-    return Recipe("distill", VERSION, json.loads(json.dumps(settings)), dict(_inputs(config)))
+    return Recipe(config.table, VERSION, json.loads(json.dumps(settings)), dict(_inputs(config)))
 
 
-def _inputs(config: DistillConfig) -> Iterator[tuple[str, str]]:
+def _inputs(config: DistillConfig | TeachConfig) -> Iterator[tuple[str, str]]:
     yield "collection", collection.digest(config.collection)
     for name in ("topics", "base", "qrels", "card"):
         if path := getattr(config, name):
-            yield name, digest_folder(path) if path.is_dir() else digest_file(path)
-    if config.intermediate:
-        yield "intermediate teacher", digest_folder(config.intermediate.teacher)
-    for number, run in enumerate(config.teacher_runs, 1):
-        yield f"teacher {number}", digest_file(run)
+            yield name, _digest(path)
+    if isinstance(config, TeachConfig):
+        yield "candidates", digest_file(config.candidates)
+    else:
+        if config.intermediate:
+            yield "intermediate teacher", _digest(config.intermediate.teacher)
+        for number, run in enumerate(config.teacher_runs, 1):
+            yield f"teacher {number}", digest_file(run)
     for one in config.dev:
         yield f"dev {one.name} collection", collection.digest(one.collection)
         for name in ("run", "topics", "qrels"):
             yield f"dev {one.name} {name}", digest_file(getattr(one, name))
 
 
-def distill(config: DistillConfig, reporter: Reporter = SILENT, *, force: bool = False) -> Outcome:
-    """Bring a student up to date; killed and run again, it goes on after the last checkpoint.
+def _digest(path: Path) -> str:
+    return digest_folder(path) if path.is_dir() else digest_file(path)
 
-    Counts in the outcome: `pairs` trained on, `topics`, `passages`, and of the student that is
+
+def distill(
+    config: DistillConfig | TeachConfig, reporter: Reporter = SILENT, *, force: bool = False
+) -> Outcome:
+    """Bring a model up to date; killed and run again, it goes on after the last checkpoint.
+
+    Counts in the outcome: `pairs` trained on, `topics`, `passages`, and of the model that is
     kept its `step` and its figures on `dev`, the development sets.
 
     Raises:

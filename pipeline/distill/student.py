@@ -130,15 +130,7 @@ def save_student(
     Raises:
         PipelineError: a weight is not finite in fp16.
     """
-    from safetensors.torch import save
-
-    weights = {
-        name: tensor.detach().half().contiguous() for name, tensor in student.state_dict().items()
-    }
-    if broken := [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]:
-        raise PipelineError(
-            f"weights of {broken[0]} are not finite in fp16", "train with a lower learning rate"
-        )
+    weights = fp16_weights(student)
     config = student.config.to_dict() | {
         "dtype": "float16",
         "architectures": [RANKER],
@@ -146,10 +138,20 @@ def save_student(
     # sentence-transformers squashes single logits unless the model says otherwise.
     config["sentence_transformers"] = {"activation_fn": "torch.nn.modules.linear.Identity"}
     config.pop("_name_or_path", None)
+    with store.atomic_folder(folder) as new:
+        store.write_bytes(new / "model.safetensors", weights)
+        store.write_json(new / "config.json", config)
+        write_tokenizer(tokenizer, new, config["max_position_embeddings"])
+        store.write_json(new / "pipeline.json", {"schema": 1} | settings)
+        store.write_bytes(new / "README.md", card.encode())
+
+
+def write_tokenizer(tokenizer: Any, folder: Path, longest: int) -> None:
+    """Write BERT's tokenizer as transformers reads it, into a folder that is being made."""
     tokenizer_config = {
         "tokenizer_class": "BertTokenizer",
         "do_lower_case": bool(getattr(tokenizer, "do_lower_case", True)),
-        "model_max_length": config["max_position_embeddings"],
+        "model_max_length": longest,
         "cls_token": "[CLS]",
         "sep_token": "[SEP]",
         "pad_token": "[PAD]",
@@ -160,16 +162,30 @@ def save_student(
         "truncation": None,
         "padding": None,
     }
-    with store.atomic_folder(folder) as new:
-        store.write_bytes(new / "model.safetensors", save(weights, metadata={"format": "pt"}))
-        store.write_json(new / "config.json", config)
-        store.write_bytes(
-            new / "tokenizer.json",
-            json.dumps(backend, ensure_ascii=False, separators=(",", ":")).encode(),
+    store.write_bytes(
+        folder / "tokenizer.json",
+        json.dumps(backend, ensure_ascii=False, separators=(",", ":")).encode(),
+    )
+    store.write_json(folder / "tokenizer_config.json", tokenizer_config)
+
+
+def fp16_weights(module: torch.nn.Module) -> bytes:
+    """Weights as half precision safetensors.
+
+    Raises:
+        PipelineError: one is not finite in fp16.
+    """
+    from safetensors.torch import save
+
+    weights = {
+        name: (tensor.half() if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
+        for name, tensor in module.state_dict().items()
+    }
+    if broken := [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]:
+        raise PipelineError(
+            f"weights of {broken[0]} are not finite in fp16", "train with a lower learning rate"
         )
-        store.write_json(new / "tokenizer_config.json", tokenizer_config)
-        store.write_json(new / "pipeline.json", {"schema": 1} | settings)
-        store.write_bytes(new / "README.md", card.encode())
+    return save(weights, metadata={"format": "pt"})
 
 
 def save_weights(path: Path, student: Any) -> None:

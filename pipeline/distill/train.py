@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from pipeline.distill.settings import TrainConfig
+    from pipeline.distill.settings import DistillConfig, TeachConfig
 
 
 class Trained(NamedTuple):
@@ -50,7 +50,9 @@ class Slice(NamedTuple):
     gradients: tuple[Tensor | None, ...]
 
 
-def train(config: TrainConfig, recipe: dict[str, Any], reporter: Reporter = SILENT) -> Trained:
+def train(
+    config: DistillConfig | TeachConfig, recipe: dict[str, Any], reporter: Reporter = SILENT
+) -> Trained:
     """Run the loop, going on from the last checkpoint in `config.work`.
 
     Args:

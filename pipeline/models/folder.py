@@ -33,6 +33,7 @@ OVERLAP = "overlap"  # counts shared words: for tests and measurements of everyt
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 READ = (".json", ".safetensors", ".txt", ".model")  # what loading may look at
 NOT_READ = ("onnx", "openvino")  # the same model again, for other engines
+TWIN = "twin.json"
 MAX_JSON = 1 << 28  # bytes; vocabularies of large models reach 35 MB
 SCHEMA = 1
 
@@ -128,6 +129,11 @@ def is_twin(folder: Path) -> bool:
         return False
     about = folder / "config_sentence_transformers.json"
     return not (about.is_file() and read_table(about).get("model_type") == "CrossEncoder")
+
+
+def is_twinbert(folder: Path) -> bool:
+    """Tell the two towers that this program trains, which say so in `twin.json`."""
+    return (folder / TWIN).is_file()
 
 
 def check(folder: Path) -> dict[str, Any]:

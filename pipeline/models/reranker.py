@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline import telemetry
-from pipeline.errors import PipelineError
-from pipeline.models.folder import OVERLAP, advice, digest, is_twin, locate
+from pipeline.errors import PipelineError, shown
+from pipeline.models.folder import OVERLAP, advice, digest, is_twin, is_twinbert, locate
 from pipeline.models.scorer import Device, Limits, Precision, Scorer, Wishes
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from pipeline.models.towers import Towers
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,10 @@ def load_scorer(
 
         return Overlap()
     folder = locate(model)
+    if is_twinbert(folder):
+        from pipeline.models.twinbert import TwinBert
+
+        return TwinBert(folder, wishes, limits, begun)
     if is_twin(folder):
         from pipeline.models.twin_encoder import TwinEncoder
 
@@ -113,6 +119,25 @@ def load_scorer(
     from pipeline.models.cross_encoder import CrossEncoder
 
     return CrossEncoder(folder, wishes, limits, begun)
+
+
+def load_towers(
+    model: str, wishes: Wishes, limits: Limits, begun: Mapping[str, Any] | None = None
+) -> Towers:
+    """Load a model that has vectors.
+
+    Raises:
+        PipelineError: it cannot be loaded, or scores pairs.
+    """
+    from pipeline.models.towers import Towers
+
+    scorer = load_scorer(model, wishes, limits, begun)
+    if not isinstance(scorer, Towers):
+        raise PipelineError(
+            f"{shown(model)}: scores pairs, and has no vectors of passages",
+            "name two towers: a bi-encoder of sentence-transformers, or a TwinBERT",
+        )
+    return scorer
 
 
 def model_digest(model: str) -> str:

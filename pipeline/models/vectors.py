@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.parts import Parts
+    from pipeline.vectors import PassageVectors
 
 KEY = 16  # bytes of a text's digest
 IN_MEMORY = 1 << 29  # bytes kept where there is no folder; past that everything is forgotten
@@ -37,7 +38,7 @@ class Vectors:
         self._size = size
         self._parts = parts
         self._name = digest_json(made_by)
-        self._pieces: list[tuple[NDArray[np.float32], NDArray[np.uint8]]] = []
+        self._pieces: list[tuple[NDArray[np.float32] | PassageVectors, NDArray[np.uint8]]] = []
         self._places: dict[bytes, int] = {}  # piece << 32 | row
         self._sorted = np.empty(0, f"S{KEY}")
         self._sorted_places = np.empty(0, np.int64)
@@ -50,6 +51,10 @@ class Vectors:
                 path = parts.find(self._key(number))
                 if path is not None:
                     self._open(path)
+
+    def use(self, found: PassageVectors) -> None:
+        """Take what was encoded before, at whatever precision it is kept."""
+        self._enter(found.keys(), found, np.zeros(found.count, np.uint8))
 
     def missing(self, keys: Sequence[bytes]) -> list[int]:
         """Places in `keys` of those that have no vector yet; of equal keys the first."""
@@ -105,7 +110,10 @@ class Vectors:
         self._enter([keys[i : i + KEY] for i in range(0, len(keys), KEY)], vectors, cut)
 
     def _enter(
-        self, keys: Sequence[bytes], vectors: NDArray[np.float32], cut: NDArray[np.uint8]
+        self,
+        keys: Sequence[bytes],
+        vectors: NDArray[np.float32] | PassageVectors,
+        cut: NDArray[np.uint8],
     ) -> None:
         piece = len(self._pieces) << 32
         self._pieces.append((vectors, cut))

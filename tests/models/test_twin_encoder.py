@@ -114,7 +114,7 @@ def test_vectors_survive_the_process(
     tiny_twin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was foreseen and settled is found by the next process, which encodes only the rest."""
-    monkeypatch.setattr("pipeline.models.twin_encoder.PIECE", 4)
+    monkeypatch.setattr("pipeline.models.towers.PIECE", 4)
     model = load(tiny_twin)
     assert isinstance(model, Foreseeing)
     expected = load(tiny_twin).score("a csv", TEXTS).scores
@@ -184,10 +184,12 @@ def test_out_of_memory_is_told(tiny_twin: Path, monkeypatch: pytest.MonkeyPatch)
     model = load(tiny_twin)
     real = model._forward
 
-    def small(ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+    def small(
+        ids: NDArray[np.int64], lengths: NDArray[np.int64], queries: bool
+    ) -> NDArray[np.float32]:
         if ids.size > 300:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return real(ids, lengths)
+        return real(ids, lengths, queries)
 
     monkeypatch.setattr(model, "_forward", small)
     result = model.score("a csv", TEXTS)

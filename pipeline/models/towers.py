@@ -1,0 +1,203 @@
+"""Two towers: query and passage are encoded apart; each passage once, whatever asks for it.
+
+A passage's vector must not depend on what happens to be encoded with it: sequences are computed in
+batches whose shape is a function of the sequence's own length, filled up where there are too few.
+Each row of such a batch is then the same whatever the other rows hold.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.models.engine import within_memory
+from pipeline.models.scorer import Scored
+from pipeline.models.vectors import KEY, Vectors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from pipeline.models.engine import Engine
+    from pipeline.parts import Parts
+    from pipeline.vectors import PassageVectors
+
+WIDTHS = 16  # sequences are padded to a multiple of this
+MOST_ROWS = 256
+QUERY_ROWS = 4  # a topic has one query; a batch of many rows would be spent on filling
+PIECE = 4096  # passages encoded and kept at a time
+
+
+class Towers(ABC):
+    """What all two-tower models share: batches of fixed shape, and vectors kept by their text.
+
+    Attributes:
+        searchable: whether the best passages are those with the largest dot products.
+    """
+
+    folder: Path
+    digest: str
+    engine: Engine
+    size: int
+    searchable: bool
+    pad = 0
+    _given: PassageVectors | None = None
+
+    def _begin(self) -> None:
+        """Start without any vectors; called when the model is loaded."""
+        self._budget = self.engine.token_budget
+        self._waiting: dict[bytes, str] = {}
+        self._vectors = Vectors(self.size, self._made_by())
+
+    def use_vectors(self, found: PassageVectors) -> None:
+        """Take passages' vectors from a folder, where it has them."""
+        self._given = found
+        self.keep_vectors(None)
+
+    # ------------------------------------------------------------ what a model is
+
+    @property
+    @abstractmethod
+    def limits(self) -> Mapping[str, int]:
+        """Tokens of a query and of a passage."""
+
+    @abstractmethod
+    def _made_by(self) -> list[Any]:
+        """Everything beside its text that decides a passage's vector."""
+
+    @abstractmethod
+    def _ids(
+        self, texts: Sequence[str], queries: bool
+    ) -> tuple[list[NDArray[Any]], NDArray[np.uint8]]:
+        """Input of texts, (positions) or (positions, parts) each, and 1 where a text was cut."""
+
+    @abstractmethod
+    def _forward(
+        self, ids: NDArray[np.int64], lengths: NDArray[np.int64], queries: bool
+    ) -> NDArray[np.float32]:
+        """Vectors of padded sequences."""
+
+    def _cross(self, vectors: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[Any]:
+        """Scores of passages of shape (passages, size) for a query of shape (1, size)."""
+        # Not a product of matrices, whose last bits depend on the number of threads.
+        return (vectors * query).sum(axis=1, dtype=np.float32)
+
+    @property
+    def signature(self) -> Mapping[str, Any]:
+        """The numeric signature, with the way the forward pass is computed."""
+        how = {**self.engine.signature(), "forward": f"rows of {WIDTHS}"}
+        return how if self._given is None else how | {"vectors": self._given.content}
+
+    # ------------------------------------------------------------ scoring
+
+    def score(self, query: str, passages: Sequence[str]) -> Scored:
+        """Score the passages of one topic; those without a vector are encoded first."""
+        if not passages:
+            return Scored(np.empty(0, np.float32))
+        keys = self._encoded(passages)
+        vectors, cut = self._vectors.take(keys)
+        wanted, query_cut = self._encode([query], True)
+        scores = self._cross(vectors, wanted)
+        lowered = self._budget if self._budget != self.engine.token_budget else None
+        return Scored(scores, bool(query_cut[0]), int(cut.sum()), lowered)
+
+    def encode(self, texts: Sequence[str], *, queries: bool = False) -> NDArray[np.float32]:
+        """Vectors of texts, shape (texts, size); of passages they are kept for later calls."""
+        if queries:
+            return self._encode(texts, True)[0]
+        return self._vectors.take(self._encoded(texts))[0]
+
+    def encode_anew(self, passages: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Vectors of passages, not kept, and 1 where a passage was cut."""
+        return self._encode(passages, False)
+
+    def _encoded(self, passages: Sequence[str]) -> list[bytes]:
+        keys = [text_key(passage) for passage in passages]
+        places = self._vectors.missing(keys)
+        if places:
+            self._store({keys[place]: passages[place] for place in places})
+        return keys
+
+    # ------------------------------------------------------------ ahead of scoring
+
+    def keep_vectors(self, parts: Parts | None) -> None:
+        """Keep vectors of passages in a folder, and use those that lie there already."""
+        self._vectors = Vectors(self.size, self._made_by(), parts)
+        if self._given is not None:
+            self._vectors.use(self._given)
+
+    def foresee(self, passages: Sequence[str]) -> None:
+        """Take passages that will be scored; they are encoded when enough have come together."""
+        keys = [text_key(passage) for passage in passages]
+        for place in self._vectors.missing(keys):
+            self._waiting[keys[place]] = passages[place]
+        while len(self._waiting) >= PIECE:
+            some = list(self._waiting)[:PIECE]
+            self._store({key: self._waiting.pop(key) for key in some})
+
+    def settle(self) -> None:
+        """Encode what has been foreseen and not been encoded yet."""
+        if self._waiting:
+            self._store(self._waiting)
+            self._waiting = {}
+
+    def _store(self, passages: Mapping[bytes, str]) -> None:
+        vectors, cut = self._encode(list(passages.values()), False)
+        self._vectors.add(list(passages), vectors, cut)
+
+    # ------------------------------------------------------------ batches
+
+    def _encode(
+        self, texts: Sequence[str], queries: bool
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Encode texts in batches of fixed shapes: vectors, and 1 where a text was cut."""
+        rows, cut = self._ids(texts, queries)
+        lengths = np.array([len(row) for row in rows], np.int64)
+        # One more, so that something is always masked: without a mask other kernels run.
+        widths = lengths // WIDTHS * WIDTHS + WIDTHS
+        vectors = np.empty((len(texts), self.size), np.float32)
+        for width in np.unique(widths)[::-1]:
+            places = np.flatnonzero(widths == width)
+            ids = np.full((len(places), width, *rows[0].shape[1:]), self.pad, np.int64)
+            for row, place in enumerate(places):
+                ids[row, : lengths[place]] = rows[place]
+            self._fill(vectors, places, ids, lengths[places], queries)
+        return vectors, cut
+
+    def _fill(
+        self,
+        vectors: NDArray[np.float32],
+        places: NDArray[np.int64],
+        ids: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        queries: bool,
+    ) -> None:
+        """Compute the vectors of sequences of one width."""
+        done = 0
+        while done < len(places):
+
+            def compute(budget: int, done: int = done) -> tuple[int, NDArray[np.float32]]:
+                rows = min(QUERY_ROWS, budget) if queries else _rows(ids.shape[1], budget)
+                chosen = np.minimum(np.arange(done, done + rows), len(places) - 1)
+                self.engine.use_threads()
+                made = self._forward(ids[chosen], lengths[chosen], queries)
+                return min(rows, len(places) - done), made
+
+            (count, made), self._budget = within_memory(self._budget, compute)
+            vectors[places[done : done + count]] = made[:count]
+            done += count
+
+
+def _rows(width: int, budget: int) -> int:
+    return max(1, min(MOST_ROWS, budget // width))
+
+
+def text_key(text: str) -> bytes:
+    """Digest under which a text's vector is kept."""
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY).digest()

@@ -1,0 +1,155 @@
+"""Vectors of a collection's passages on the disk: one folder, read through memory maps.
+
+`vectors.bin` holds count x size numbers (float32, float16, or int8 with a float32 scale a row in
+`scales.bin`), `docids.txt` a docid a line, `keys.bin` the digest of each text, `about.json` the
+rest: which model made them, and the digest of all of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.errors import InputError, PipelineError, shown
+from pipeline.store import atomic_file, digest_file, write_json
+from pipeline.textfile import read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+SCHEMA = 1
+KEY = 16  # bytes of a text's digest
+DTYPES: dict[str, type[np.generic]] = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}
+FILES = ("docids.txt", "keys.bin", "vectors.bin", "scales.bin")
+ABOUT = "about.json"
+
+
+def packed(vectors: NDArray[np.float32], dtype: str) -> tuple[bytes, bytes]:
+    """Numbers and, of int8, scales: the largest number of each vector becomes 127."""
+    if dtype != "int8":
+        return vectors.astype(DTYPES[dtype]).tobytes(), b""
+    scales = np.abs(vectors).max(axis=1, keepdims=True).astype(np.float32) / np.float32(127)
+    scales[scales == 0] = 1
+    return np.rint(vectors / scales).astype(np.int8).tobytes(), scales.tobytes()
+
+
+def part_bytes(
+    docids: Sequence[str], keys: Sequence[bytes], vectors: NDArray[np.float32], dtype: str
+) -> bytes:
+    """One finished slice: a line that says how long its four pieces are, and the pieces."""
+    pieces = ["".join(f"{docid}\n" for docid in docids).encode(), b"".join(keys)]
+    pieces += packed(vectors, dtype)
+    head = json.dumps([len(docids), *map(len, pieces)]).encode() + b"\n"
+    return head + b"".join(pieces)
+
+
+def write_vectors(folder: Path, parts: Iterable[Path], about: dict[str, Any]) -> int:
+    """Join finished slices in a folder that is being made; the number of vectors."""
+    count = 0
+    parts = list(parts)
+    digest = hashlib.sha256()
+    for place, name in enumerate(FILES):
+        with atomic_file(folder / name) as out:
+            for part in parts:
+                with part.open("rb") as file:
+                    number, *lengths = json.loads(file.readline())
+                    file.seek(sum(lengths[:place]), 1)
+                    data = file.read(lengths[place])
+                digest.update(data)
+                out.write(data)
+                count += number if place == 0 else 0
+    record = {"schema": SCHEMA, **about, "count": count, "content": digest.hexdigest()}
+    write_json(folder / ABOUT, record)
+    return count
+
+
+def digest(folder: Path) -> str:
+    """Digest of the vectors, as their `about.json` names it."""
+    return digest_file(folder / ABOUT)
+
+
+class PassageVectors:
+    """The vectors of one folder.
+
+    Raises:
+        InputError: there are none, or a file is too short or too long for them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if not (folder / ABOUT).is_file():
+            raise PipelineError(
+                f"{folder}: no vectors in this folder", "make them: pipeline encode --output FOLDER"
+            )
+        about = read_json(folder / ABOUT)
+        if not isinstance(about, dict) or about.get("schema") != SCHEMA:
+            raise InputError(folder / ABOUT, None, "not of this version", "encode again")
+        self.model, self.content = about.get("model"), str(about.get("content"))
+        self.dtype, self.size, self.count = about["dtype"], int(about["size"]), int(about["count"])
+        numbers = np.dtype(DTYPES[self.dtype])
+        scale = 4 if self.dtype == "int8" else 0
+        for name, width in (("vectors.bin", self.size * numbers.itemsize), ("scales.bin", scale),
+                            ("keys.bin", KEY)):  # fmt: skip
+            found = (folder / name).stat().st_size
+            if found != width * self.count:
+                raise InputError(
+                    folder / name, None, f"{found:,} bytes instead of {width * self.count:,}",
+                    "encode again",
+                )  # fmt: skip
+        self._vectors = _map(folder / "vectors.bin", numbers, (self.count, self.size))
+        floats = np.dtype(np.float32)
+        self._scales = _map(folder / "scales.bin", floats, (self.count, 1)) if scale else None
+
+    def need_model(self, digest: str, model: str) -> None:
+        """Refuse another model's queries.
+
+        Raises:
+            PipelineError: the vectors were made by a model of another digest.
+        """
+        if self.model != digest:
+            raise PipelineError(
+                f"{self.folder}: was not encoded by {shown(model)} as it is now",
+                "encode the passages again, with this model",
+            )
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.float32]:
+        """Vectors as float32."""
+        found = np.asarray(self._vectors[rows], np.float32)
+        return found if self._scales is None else found * self._scales[rows]
+
+    def docids(self) -> list[str]:
+        """Return the docid of each row."""
+        found = (self.folder / "docids.txt").read_bytes().decode().split("\n")[:-1]
+        if len(found) != self.count:
+            raise InputError(
+                self.folder / "docids.txt", None, f"{len(found):,} docids", "encode again"
+            )
+        return found
+
+    def keys(self) -> list[bytes]:
+        """Return the digest of each row's text."""
+        data = (self.folder / "keys.bin").read_bytes()
+        return [data[at : at + KEY] for at in range(0, len(data), KEY)]
+
+
+def _map(path: Path, numbers: np.dtype[Any], shape: tuple[int, int]) -> NDArray[Any]:
+    return np.memmap(path, numbers, "r", 0, shape) if shape[0] else np.empty(shape, numbers)
+
+
+def best(
+    scores: NDArray[np.float32], rows: NDArray[np.int64], docids: Sequence[str], hits: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Keep the `hits` highest scores, in order; equal ones by docid, ascending."""
+    if len(scores) > hits:
+        least = np.partition(scores, len(scores) - hits)[len(scores) - hits]
+        among = np.flatnonzero(scores >= least)
+        scores, rows = scores[among], rows[among]
+    names = [docids[row].encode() for row in rows.tolist()]
+    order = sorted(range(len(scores)), key=lambda at: (-scores[at], names[at]))[:hits]
+    return scores[order], rows[order]

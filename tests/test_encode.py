@@ -1,0 +1,262 @@
+"""Vectors of passages: made once, resumed, bound to model and texts, searched and reranked with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from killing import run
+from refusal import refused
+from tiny_models import change, make, make_twin
+
+from pipeline import dense, encode
+from pipeline.dense import DenseSettings
+from pipeline.encode import EncodeSettings
+from pipeline.models.reranker import load_towers
+from pipeline.models.scorer import Limits, Wishes
+from pipeline.rerank import RerankSettings, rerank
+from pipeline.trec import read_run
+from pipeline.vectors import PassageVectors, best, packed
+
+CPU = {"device": "cpu", "precision": "fp32", "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_twin(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def corpus(tiny: Path, tmp_path: Path) -> Path:
+    shutil.copy(tiny / "corpus.jsonl", tmp_path / "corpus.jsonl")
+    shutil.copy(tiny / "topics.tsv", tmp_path / "topics.tsv")
+    return tmp_path / "corpus.jsonl"
+
+
+def made(model: Path, corpus: Path, **changes: object) -> EncodeSettings:
+    values = {
+        "model": str(model), "output": corpus.parent / "vectors", "collection": corpus,
+        "dtype": "fp32", **CPU, **changes,
+    }  # fmt: skip
+    return EncodeSettings(**values)  # type: ignore[arg-type]
+
+
+def texts(corpus: Path) -> dict[str, str]:
+    from pipeline.collection import documents
+
+    return {d.docid: d.text for d in documents(corpus) if d.text.strip()}
+
+
+def towers(model: Path):
+    return load_towers(str(model), Wishes("cpu", "fp32", 1), Limits())
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("fp32", 0.0), ("fp16", 1e-3), ("int8", 1e-2)])
+def test_vectors_are_the_models_own(dtype: str, error: float, model: Path, corpus: Path) -> None:
+    """A row for each passage that is not empty, in the order of the collection."""
+    outcome = encode.encode(made(model, corpus, dtype=dtype))
+    found = PassageVectors(corpus.parent / "vectors")
+    known = texts(corpus)
+
+    assert found.docids() == list(known)
+    assert outcome.counts["passages"] == found.count == len(known)
+    expected = towers(model).encode(list(known.values()))
+    np.testing.assert_allclose(found[slice(0, found.count)], expected, atol=error)
+    if dtype == "fp32":
+        assert found[slice(0, 3)].tobytes() == expected[:3].tobytes()
+    sizes = {"fp32": 4, "fp16": 2, "int8": 1}
+    size = (corpus.parent / "vectors/vectors.bin").stat().st_size
+    assert size == sizes[dtype] * expected.size
+
+
+def test_int8_keeps_each_vector_to_half_a_step() -> None:
+    """A scale a vector: its largest number is 127 steps; a vector of zeros stays one."""
+    vectors = np.array([[0.5, -1.27, 0.004], [0, 0, 0], [1e-4, 5e-5, 0]], np.float32)
+    numbers, scales = packed(vectors, "int8")
+    each = np.frombuffer(scales, np.float32)[:, None]
+    back = np.frombuffer(numbers, np.int8).reshape(3, 3) * each
+    step = np.abs(vectors).max(axis=1, keepdims=True) / 127
+    assert (np.abs(back - vectors) <= step / 2 + 1e-9).all()
+
+
+def test_vectors_are_fresh_until_model_or_texts_change(model: Path, corpus: Path) -> None:
+    """And parts that are finished are not encoded again."""
+    settings = made(model, corpus)
+    assert encode.encode(settings).computed
+    assert not encode.encode(settings).computed
+    shutil.rmtree(corpus.parent / "vectors")
+    before = {p: p.stat().st_mtime_ns for p in (corpus.parent / "vectors.parts").glob("*.part")}
+    assert encode.encode(settings).computed
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+    with corpus.open("a") as file:
+        file.write('{"id": "new", "contents": "a new one"}\n')
+    assert encode.encode(settings).reasons == ("input collection changed",)
+    assert PassageVectors(corpus.parent / "vectors").docids()[-1] == "new"
+
+
+def test_an_interrupted_encoding_goes_on(
+    model: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The vectors are the same bytes, and only what was missing is encoded."""
+    monkeypatch.setattr(encode, "PART", 3)
+    encode.encode(made(model, corpus))
+    whole = (corpus.parent / "vectors/about.json").read_bytes()
+    shutil.rmtree(corpus.parent / "vectors")
+    parts = sorted((corpus.parent / "vectors.parts").glob("*.part"))
+    assert len(parts) > 2
+    parts[1].unlink()
+    parts[2].write_bytes(b"torn")
+    kept = parts[0].stat().st_mtime_ns
+    encode.encode(made(model, corpus))
+    assert (corpus.parent / "vectors/about.json").read_bytes() == whole
+    assert parts[0].stat().st_mtime_ns == kept
+
+
+def test_search_finds_the_largest_dot_products(model: Path, corpus: Path) -> None:
+    """Every passage is compared with every query; as many as asked for, in order."""
+    encode.encode(made(model, corpus))
+    folder = corpus.parent
+    settings = DenseSettings(
+        folder / "vectors", folder / "topics.tsv", str(model), folder / "dense.run", hits=3, **CPU
+    )
+    outcome = dense.retrieve(settings)
+    known = texts(corpus)
+    assert outcome.counts["passages"] == len(known)
+    from pipeline.topics import read_topics
+
+    loaded = towers(model)
+    for ranking in read_run(folder / "dense.run"):
+        query = loaded.encode([read_topics(folder / "topics.tsv")[ranking.qid]], queries=True)[0]
+        products = (loaded.encode(list(known.values())) * query).sum(axis=1)
+        scores = dict(zip(known, products.tolist(), strict=True))
+        expected = sorted(scores, key=lambda d: (-scores[d], d))[:3]
+        assert [doc.docid for doc in ranking.docs] == expected
+        assert ranking.docs[0].score == pytest.approx(scores[expected[0]], abs=1e-6)
+    assert not dense.retrieve(settings).computed
+
+
+def test_equal_scores_are_ordered_by_docid_at_every_cut() -> None:
+    """Whatever the order in which blocks bring them."""
+    scores = np.array([1, 2, 1, 1, 3], np.float32)
+    docids = ["d", "b", "a", "c", "e"]
+    for order in ([0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 0, 4, 1, 3]):
+        found = best(scores[order], np.array(order), docids, 4)
+        assert [docids[row] for row in found[1]] == ["e", "b", "a", "c"]
+
+
+def test_search_in_blocks_is_search_at_once(
+    model: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same passages in the same order, however few are in memory."""
+    encode.encode(made(model, corpus))
+    folder = corpus.parent
+    found = []
+    for block in (1 << 15, 4):
+        monkeypatch.setattr(dense, "BLOCK", block)
+        output = folder / f"{block}.run"
+        dense.retrieve(
+            DenseSettings(folder / "vectors", folder / "topics.tsv", str(model), output, **CPU)
+        )
+        found.append([[d.docid for d in one.docs] for one in read_run(output)])
+    assert found[0] == found[1]
+
+
+def test_rerank_takes_vectors_that_are_there(
+    model: Path, corpus: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same bytes as without them, and no passage is encoded."""
+    encode.encode(made(model, corpus))
+    folder = corpus.parent
+    values = {
+        "run": tiny / "bm25.run", "topics": tiny / "topics.tsv", "model": str(model),
+        "collection": corpus, **CPU,
+    }  # fmt: skip
+    rerank(RerankSettings(output=folder / "a.run", **values))  # type: ignore[arg-type]
+    from pipeline.models.towers import Towers
+
+    real = Towers._encode
+    encoded: list[bool] = []
+
+    def watched(self: Towers, texts: list[str], queries: bool):
+        encoded.append(queries)
+        return real(self, texts, queries)
+
+    monkeypatch.setattr(Towers, "_encode", watched)
+    settings = RerankSettings(output=folder / "b.run", vectors=folder / "vectors", **values)  # type: ignore[arg-type]
+    outcome = rerank(settings)
+    assert encoded
+    assert all(encoded)
+    assert (folder / "a.run").read_bytes() == (folder / "b.run").read_bytes()
+    assert outcome.details["ms_per_1000"] > 0
+
+
+def test_vectors_of_another_model_are_refused(model: Path, corpus: Path, tmp_path: Path) -> None:
+    """By search and by reranking: their numbers would mean nothing."""
+    encode.encode(made(model, corpus))
+    other = shutil.copytree(model, tmp_path / "other")
+    change(other / "sentence_bert_config.json", max_seq_length=32)
+    folder = corpus.parent
+    with refused("was not encoded by"):
+        dense.retrieve(
+            DenseSettings(folder / "vectors", folder / "topics.tsv", str(other), folder / "x.run")
+        )
+    assert not (folder / "x.run").exists()
+
+
+def test_damaged_and_missing_vectors_are_named(model: Path, corpus: Path) -> None:
+    """With the file and its size."""
+    folder = corpus.parent
+    settings = DenseSettings(
+        folder / "vectors", folder / "topics.tsv", str(model), folder / "x.run", **CPU
+    )
+    with refused("no such folder of vectors"):
+        dense.retrieve(settings)
+    encode.encode(made(model, corpus))
+    path = folder / "vectors" / "vectors.bin"
+    path.write_bytes(path.read_bytes()[:-4])
+    with refused("vectors.bin"):
+        dense.retrieve(settings)
+
+
+def test_a_cross_encoder_has_no_vectors(corpus: Path, tmp_path: Path) -> None:
+    """It says what would have."""
+    with refused("scores pairs", "two towers"):
+        encode.encode(made(make(tmp_path / "cross"), corpus))
+
+
+def test_the_command_encodes_searches_and_fuses(model: Path, corpus: Path) -> None:
+    """From an index, by Lucene's numbers, to a run that is fused with BM25's."""
+    folder = corpus.parent
+    where = ("--index", "i", "--output")
+    common = ("--model", model, "--threads", "1")
+    for words in (
+        ("index", "--collection", corpus, "--index", "i"),
+        ("encode", *where, "v", "--dtype", "int8", *common),
+        ("retrieve", "--vectors", "v", "--topics", "topics.tsv", "--output", "dense.run", *common),
+        ("retrieve", "--topics", "topics.tsv", *where, "bm25.run"),
+        ("fuse", "bm25.run", "dense.run", "--output", "both.run"),
+    ):
+        done = run(*words, cwd=folder)
+        assert done.returncode == 0, done.stderr
+    assert sorted(PassageVectors(folder / "v").docids()) == sorted(texts(corpus))
+    assert json.loads((folder / "v/about.json").read_text())["dtype"] == "int8"
+    assert len(list(read_run(folder / "both.run"))) >= 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("retrieve", "--topics", "topics.tsv", "-o", "x.run"),
+        ("retrieve", "--topics", "topics.tsv", "-o", "x.run", "--vectors", "v"),
+        ("encode", "--model", "m", "--output", "v"),
+    ],
+)
+def test_commands_say_what_they_lack(words: tuple[str, ...], corpus: Path) -> None:
+    """In two lines, exit code 1."""
+    done = run(*words, cwd=corpus.parent)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 2
+    assert "--index DIR" in done.stderr
