@@ -63,7 +63,8 @@ def row(number: int, **changes: str) -> str:
 
 BROKEN = [
     Broken("nothing", "", "empty", None, "the run is empty", True),
-    Broken("one blank line", "\n", "blank", 1, "an empty line", False),
+    Broken("one blank line", "\n", "blank", 1, "an empty line", False, ("empty",)),
+    Broken("comments alone", "# a\n# b\n", "empty", None, "the run is empty", False, ("comment",)),
     Broken("a blank line in the middle", row(1) + "\n" + row(2), "blank", 2, "an empty line", False),
     Broken("white space alone", row(1) + " \t\n" + row(2), "blank", 2, "an empty line", False),
     Broken("five columns", row(1) + "1 Q0 b 2 1.0\n", "columns", 2, "5 columns instead of 6 in '1 Q0 b 2 1.0'", False),
@@ -71,7 +72,10 @@ BROKEN = [
     Broken("a torn line", row(1) + "1 Q0 b", "columns", 2, "3 columns", False, ("last-line",)),
     Broken("a comment", "# ir_metadata.start\n" + row(1), "comment", 1, "a comment: '# ir_metadata.start'", False),
     Broken("a comment of six words", "# a b c d e\n" + row(1), "comment", 1, "a comment", False),
-    Broken("a header line", "qid Q0 docid rank score tag\n" + row(1), "score", 1, "score 'score' is no number", False, ("rank-number", "tags")),
+    Broken("a header line", "qid Q0 docid rank score tag\n" + row(1), "header", 1, "a header: 'qid Q0 docid rank score tag'", False),
+    Broken("a header with tabs", "qid\titer\tdocno\trank\tsim\trun\n" + row(1), "header", 1, r"a header: 'qid\titer", False),
+    Broken("a header alone", "qid Q0 docid rank score tag\n", "empty", None, "the run is empty", False, ("header",)),
+    Broken("four columns with Q0", "1 Q0 a 1\n", "columns", 1, "4 columns instead of 6", False),
     Broken("a csv", "1,Q0,a,1,2.0,t\n", "columns", 1, "1 columns", False),
     Broken("an html page", "<html>\n<body>\n", "empty", None, "there are no topics", False),
     Broken("no Q0", row(1) + row(2, q0="0"), "q0", 2, "the second column is '0'", True),
@@ -114,6 +118,10 @@ BROKEN = [
     Broken("a byte order mark", b"\xef\xbb\xbf" + row(1).encode(), "bom", 1, "a byte order mark", True),
     Broken("UTF-16", row(1).encode("utf-16"), "unreadable", 1, "UTF-16", False),
     Broken("Latin-1", row(1).encode() + row(2, docid="é").encode("latin1"), "encoding", 2, "not UTF-8 (byte 6 of the line is 0xe9)", False),
+    Broken("a return without a line feed", row(1) + row(2).replace("\n", "\r") + row(3), "return", 2, "a carriage return in", True),
+    Broken("a return between words", row(1) + "1 Q0\rd2 2 -2 t\n", "return", 2, "a carriage return in", False),
+    Broken("gzip under another name", gzip.compress(row(1).encode()), "unreadable", 1, "gzip data: name it .gz", False),
+    Broken("zip", b"PK\x03\x04" + bytes(99), "unreadable", 1, "zip data: unpack it first", False),
     Broken("a null byte", row(1) + row(2, docid="d\0"), "control", 2, r"a control character in '1 Q0 d\x00", True),
     Broken("an escape sequence", row(1) + row(2, docid="\x1b[31m"), "control", 2, r"'1 Q0 \x1b[31m 2", True),
     Broken("a blank that is none to C", row(1) + row(2, docid="d\u00a02"), "unicode-space", 2, r"'\xa0' in", False),
@@ -152,7 +160,7 @@ def test_what_pytrec_eval_makes_of_it(case: Broken, tmp_path: Path) -> None:
         assert report.errors
     elif report.errors:
         assert case.kind in (
-            "bom", "control", "empty", "long-id", "non-finite", "score"
+            "bom", "control", "empty", "long-id", "non-finite", "return", "score"
         )  # fmt: skip
 
 
@@ -165,9 +173,9 @@ def test_a_good_run_has_nothing(tmp_path: Path) -> None:
 
 def test_every_kind_says_what_it_does_and_how_to_mend_it() -> None:
     """One line each, without a full stop, as it will stand in the middle of a line."""
-    for kind, (severity, effect, mend, _) in KINDS.items():
-        assert severity in ("error", "warning"), kind
-        for text in (effect, mend):
+    for name, kind in KINDS.items():
+        assert kind.severity in ("error", "warning"), name
+        for text in (kind.effect, kind.mend, kind.advice(run=False)):
             assert text
             assert text.isprintable()
             assert not text.endswith(".") or text.endswith("...")

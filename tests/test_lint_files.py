@@ -118,6 +118,8 @@ def test_documents_of_ms_marco_begin_with_d(tmp_path: Path) -> None:
         ("007 0 a 1\n", {"pandas-id": 1}),
         ("1 0 a 1", {"last-line": 1}),
         ("query-id\tcorpus-id\tscore\n1 a 1\n", {"separators": 1}),
+        ("1\t0\ta\t1\n1\t0\tb\t1\n", {}),
+        ("1\t0\ta\t1\n1 0 b 1\n", {"separators": 1}),
     ],
 )
 def test_judgements(tmp_path: Path, text: str, found: dict[str, int]) -> None:
@@ -143,6 +145,43 @@ def test_judgements(tmp_path: Path, text: str, found: dict[str, int]) -> None:
 def test_topics(tmp_path: Path, text: str, found: dict[str, int]) -> None:
     """TSV, JSONL and TREC; all faults of the first two, the first one of the last."""
     assert checked(tmp_path, text) == found
+
+
+def test_what_is_no_run_is_not_mended_by_fix(tmp_path: Path) -> None:
+    """The advice says what can be done with judgements and topics."""
+    (tmp_path / "qrels").write_bytes(b"# made by hand\n1 0 a 1\r\n\n1 0  b 1")
+    (report,) = lint([tmp_path / "qrels"], LintSettings())
+    assert len(report.findings.counts) == 5
+    lines = list(report.findings.lines("q"))
+    assert not any("--fix" in line for line in lines), lines
+    assert not any(kind["fixed"] for kind in report.record()["kinds"].values())
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("qid\tpid\trank\n7\t1\t1\n", "MS MARCO run"),
+        ("7\tsome\t0.5\n", "MS MARCO run"),
+        ("qid\titer\tdocno\trank\tsim\trun\n1\tQ0\ta\t1\t2\tt\n", "TREC run"),
+        ("1 Q0 a 1\n", "TREC run"),
+        ("1\t0\ta\thigh\n", "judgements"),
+        ("1\tone query\tof two\n", "topics"),
+        ("1\tthree words here\n", "topics"),
+    ],
+)
+def test_tables_are_told_from_topics(tmp_path: Path, text: str, kind: str) -> None:
+    """A file of columns is not taken for topics because it has tabs: all would seem well."""
+    (tmp_path / "file").write_text(text)
+    (report,) = lint([tmp_path / "file"], LintSettings())
+    assert report.kind == kind
+
+
+def test_missing_topics_are_named_in_the_order_of_their_file(tmp_path: Path) -> None:
+    """The same call prints the same lines."""
+    (tmp_path / "topics").write_text("".join(f"{q}\tsome words\n" for q in (5, 30, 4, 1)))
+    (tmp_path / "run").write_text("1 Q0 a 1 1 t\n")
+    (report,) = lint([tmp_path / "run"], LintSettings(topics=tmp_path / "topics"))
+    assert [f.message.split()[1] for f in report.findings] == ["'5'", "'30'", "'4'"]
 
 
 def test_real_judgements_and_topics_are_well(collections: Path) -> None:
@@ -219,6 +258,36 @@ def test_what_only_its_author_can_mend_stops_the_mending(tmp_path: Path, bad: st
     ):
         mend(tmp_path, "1 Q0 z 1 1 t\n" + bad)
     assert (tmp_path / "fixed.run").read_text() == "before\n"
+
+
+def test_a_full_disk_is_named_as_the_one_it_is(tmp_path: Path) -> None:
+    """Standard output, not the folder of scratch files, whatever lies apart."""
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    (tmp_path / "apart.run").write_text("1 Q0 a 1 3 t\n2 Q0 a 1 3 t\n1 Q0 b 2 2 t\n")
+    (tmp_path / "good.run").write_text(GOOD)
+    for words in (["apart.run", "--fix", "-"], ["good.run", "--fix", "-"], ["good.run"],
+                  ["good.run", "--json"]):  # fmt: skip
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "pipeline", "lint", *words],
+                stdout=full, stderr=subprocess.PIPE, cwd=tmp_path, env=ENVIRONMENT, text=True,
+                check=False,
+            )  # fmt: skip
+        assert done.returncode == 1
+        *_, message, _hint = done.stderr.splitlines()
+        assert message == "pipeline: standard output: the disk is full"
+        assert "Traceback" not in done.stderr
+        assert "Exception ignored" not in done.stderr
+
+
+def test_a_run_is_not_mended_in_its_own_place(tmp_path: Path) -> None:
+    """What the mending leaves out could not be looked at any more."""
+    (tmp_path / "my.run").write_text(TWICE)
+    done = run("lint", "my.run", "--fix", "./my.run", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "my.run: is also an input" in done.stderr
+    assert (tmp_path / "my.run").read_text() == TWICE
 
 
 def test_an_illegal_tag_needs_another(tmp_path: Path) -> None:

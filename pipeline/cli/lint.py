@@ -60,12 +60,15 @@ def lint(
     """Check runs, judgements and topics of anybody: 0 well or warnings, 3 errors."""
     from pipeline.lint.check import LintSettings
     from pipeline.lint.check import lint as check
+    from pipeline.stage import need_apart
 
     if file_format is not None:
         one_of("--format", file_format, FORMATS)
     _need_sense(files, [topics, qrels], fix, tag, as_json)
     if index is not None and collection is not None:
         raise PipelineError("--index and --collection together", "choose one")
+    if fix is not None:
+        need_apart(fix, *files, topics, qrels, index, collection)
     settings = LintSettings(
         topics, qrels, index, collection, cast("None", file_format), depth, named, fix, tag
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import InputError, PipelineError, shown_path
-from pipeline.lint.findings import SHOWN, Findings, Report
+from pipeline.lint.findings import KINDS, SHOWN, Findings, Report
 from pipeline.lint.judgements import GRADE, check_qrels, check_topics
 from pipeline.lint.lines import rereadable
 from pipeline.lint.mend import Mended, mend, need_mendable
@@ -89,7 +89,7 @@ def lint(
 def _references(settings: LintSettings) -> References:
     documents = None
     names = {"topics": str(settings.topics), "qrels": str(settings.qrels)}
-    topics = None if settings.topics is None else frozenset(read_topics(settings.topics))
+    topics = None if settings.topics is None else tuple(read_topics(settings.topics))
     qrels = None if settings.qrels is None else read_qrels(settings.qrels)
     if settings.collection is not None:
         documents = Documents.of_collection(settings.collection)
@@ -109,6 +109,7 @@ def _checked(
 ) -> Report:
     findings = Findings(shown)
     if found in ("qrels", "topics"):
+        findings.run = False
         with again() as stream:
             check = check_qrels if found == "qrels" else check_topics
             return Report(str(path), NAMES[found], findings, check(stream, path, findings))
@@ -128,7 +129,8 @@ def _checked(
         findings.counts["scattered"] = first.counts["scattered"]
     if run.lines:
         run.finish()
-    elif not findings.counts:
+    elif all(KINDS[kind].fixed for kind in findings.counts):
+        # Nothing but empty lines and comments: mended, it would be no run at all.
         findings.add("empty", None, "the run is empty")
     return Report(str(path), NAMES[found], findings, run.facts())
 
@@ -159,11 +161,19 @@ def _told_by(line: bytes, words: list[bytes]) -> Format:
         return "qrels"
     if len(words) == 6 and (words[1].upper() == b"Q0" or _is_number(words[4])):
         return "trec"
-    if len(words) == 4 and GRADE.fullmatch(words[3]) and line.count(b"\t") != 1:
+    tabs = line.count(b"\t")
+    if words[1:2] == [b"Q0"]:
+        return "trec"  # with too few columns, or too many
+    if len(words) == 4 and GRADE.fullmatch(words[3]) and tabs != 1:
         return "qrels"
-    if len(words) == 3 and words[2].isdigit() and line.count(b"\t") != 1:
+    if len(words) == 3 and words[2].isdigit() and tabs != 1:
         return "msmarco"
-    return "topics" if b"\t" in line and words[1:2] != [b"Q0"] else "trec"
+    if tabs > 1 and tabs == len(words) - 1 and len(words) in _TABLES:
+        return _TABLES[len(words)]  # a header, or a broken line: a query is no single word
+    return "topics" if tabs else "trec"
+
+
+_TABLES: dict[int, Format] = {3: "msmarco", 4: "qrels", 6: "trec"}
 
 
 def _is_number(word: bytes) -> bool:

@@ -23,6 +23,11 @@ class Kind(NamedTuple):
     effect: str  # what it does to an evaluation
     mend: str
     fixed: bool = False  # whether --fix takes it away
+    by_hand: str = ""  # how to mend what is no run, which --fix does not
+
+    def advice(self, *, run: bool) -> str:
+        """How to mend it, in a run or in another file."""
+        return self.mend if run or not self.by_hand else self.by_hand
 
 
 KINDS: dict[str, Kind] = {
@@ -45,6 +50,11 @@ KINDS: dict[str, Kind] = {
         "control characters end a line for one reader and belong to an id for another",
         "check how the file was written",
     ),
+    "return": Kind(
+        "error",
+        "readers in Python end the line there, trec_eval takes it for a blank",
+        "write line feeds alone: tr '\\r' '\\n'",
+    ),
     "unicode-space": Kind(
         "error",
         "readers in Python see more columns here, trec_eval does not",
@@ -56,20 +66,29 @@ KINDS: dict[str, Kind] = {
         "trec_eval accepts it; others take the return for a part of the last column",
         f"{FIX}, or dos2unix",
         True,
+        "dos2unix",
     ),
     "separators": Kind(
         "warning",
         "trec_eval accepts any white space; scripts that split at one blank do not",
         f"{FIX}, or one blank between columns",
         True,
+        "one blank, or one tab, between columns",
     ),
     "last-line": Kind(
         "warning",
         "the file may be torn, its last number cut short, and cat would glue the next file on",
         f"compare it with its source; {FIX} ends the line",
         True,
+        "compare it with its source",
     ),
-    "blank": Kind("error", "trec_eval refuses the file", rf"{FIX}, or grep -v '^\s*$'", True),
+    "blank": Kind(
+        "error",
+        "trec_eval refuses the file",
+        rf"{FIX}, or grep -v '^\s*$'",
+        True,
+        r"grep -v '^\s*$'",
+    ),
     "columns": Kind(
         "error",
         "trec_eval refuses the file, or takes the wrong column for the score",
@@ -81,11 +100,18 @@ KINDS: dict[str, Kind] = {
         "read ids as strings: dtype=str, keep_default_na=False",
     ),
     # runs
+    "header": Kind(
+        "error",
+        "trec_eval takes it for a topic, and other readers stop",
+        f"{FIX}, or tail -n +2",
+        True,
+    ),
     "comment": Kind(
         "error",
         "trec_eval 9, pytrec_eval and ir_measures refuse the file; only trec_eval 10 skips it",
         f"{FIX}; keep metadata in a file beside the run",
         True,
+        "grep -v '^#'",
     ),
     "q0": Kind(
         "warning", "trec_eval ignores it; TREC's checkers reject the run", f"{FIX}, or Q0", True
@@ -139,7 +165,8 @@ KINDS: dict[str, Kind] = {
     ),
     "scattered": Kind(
         "warning",
-        "trec_eval collects the lines; tools that stream take it for a second topic",
+        "trec_eval collects the lines; tools that stream, pipeline evaluate too, refuse it or take "
+        "it for a second topic",
         f"{FIX}, or sort -s -k1,1",
         True,
     ),
@@ -234,6 +261,7 @@ class Finding:
     kind: str
     line: int | None
     message: str
+    run: bool = True  # whether it is in a run, which --fix mends
 
     @property
     def severity(self) -> Severity:
@@ -245,7 +273,8 @@ class Finding:
         where = f"{shown_path(path)}:{self.line}" if self.line else shown_path(path)
         kind = KINDS[self.kind]
         return one_line(
-            f"{where}: {kind.severity} [{self.kind}]: {self.message}; {kind.effect}; {kind.mend}"
+            f"{where}: {kind.severity} [{self.kind}]: {self.message}; {kind.effect}; "
+            f"{kind.advice(run=self.run)}"
         )
 
 
@@ -254,6 +283,7 @@ class Findings:
     """Findings of one file: the first few of each kind, and how many there are."""
 
     shown: int = SHOWN
+    run: bool = True  # whether the file is one
     found: dict[str, list[Finding]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)  # what a kind says about the whole file
@@ -268,7 +298,7 @@ class Findings:
         some = self.found.setdefault(kind, [])
         if len(some) < self.shown:
             text = message if isinstance(message, str) else message()
-            some.append(Finding(kind, line, text))
+            some.append(Finding(kind, line, text, self.run))
         self.counts[kind] = self.counts.get(kind, 0) + count
 
     def full(self, kind: str) -> bool:
@@ -334,6 +364,7 @@ class Report:
         facts = [
             f"{value:,} {name}" if isinstance(value, int) else f"{name} {value}"
             for name, value in self.facts.items()
+            if value != ""
         ]
         found = [
             f"{count:,} {name}{'s' * (count != 1)}"
@@ -356,8 +387,8 @@ class Report:
                     "severity": KINDS[kind].severity,
                     "count": count,
                     "effect": KINDS[kind].effect,
-                    "mend": KINDS[kind].mend,
-                    "fixed": KINDS[kind].fixed,
+                    "mend": KINDS[kind].advice(run=self.findings.run),
+                    "fixed": KINDS[kind].fixed and self.findings.run,
                     "note": self.findings.notes.get(kind),
                 }
                 for kind, count in self.findings.counts.items()

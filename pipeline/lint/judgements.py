@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 GRADE = re.compile(rb"[+-]?[0-9]{1,9}")
 QRELS = Layout(4, "qrels-columns")
+TABBED = Layout(4, "qrels-columns", b"\t")  # as MS MARCO has them
 BEIR = Layout(3, "qrels-columns", b"\t")
 
 
@@ -79,9 +80,12 @@ def check_qrels(stream: BinaryIO, path: Path | str, findings: Findings) -> dict[
     judged = _Judged(findings)
     layout = QRELS
     for first, chunk in chunks(stream, path, findings):
-        if first == 1 and chunk.split(b"\n", 1)[0].split() == BEIR_HEADER:
+        start = chunk.split(b"\n", 1)[0]
+        if first == 1 and start.split() == BEIR_HEADER:
             layout = BEIR
             chunk, first = chunk.split(b"\n", 1)[1], 2
+        elif first == 1 and start.count(b"\t") == TABBED.columns - 1:
+            layout = TABBED
         clean, numbers = in_order(chunk, first, layout, findings)
         for number, line in zip(numbers, clean.split(b"\n"), strict=False):
             words = line.split()

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from pipeline.lint.findings import Findings
 
 LONGEST_ID = 1000  # bytes
-CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")  # \t \n \v \f \r are white space to every reader
+CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")  # \t \n \v \f are white space to every reader
+COMPRESSED = {
+    b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\x03\x04": "zip",
+}  # fmt: skip
 UNICODE_SPACE = re.compile("[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
 
 
@@ -69,6 +73,10 @@ def chunks(
         if start and read.startswith(UTF16_MARKS):
             findings.add("unreadable", 1, "UTF-16: convert it with iconv -f utf-16 -t utf-8")
             return
+        if start and (packed := _packing(read)):
+            name = "name it .gz" if packed == "gzip" else "unpack it first"
+            findings.add("unreadable", 1, f"{packed} data: {name}")
+            return
         if start and read.startswith(UTF8_MARK):
             findings.add("bom", 1, "a byte order mark")
             read = read[len(UTF8_MARK) :]
@@ -87,6 +95,10 @@ def chunks(
         if len(rest) > MAX_LINE:
             findings.add("unreadable", first, f"a line longer than {MAX_LINE:,} bytes")
             return
+
+
+def _packing(start: bytes) -> str:
+    return next((name for mark, name in COMPRESSED.items() if start.startswith(mark)), "")
 
 
 def _looked_at(text: bytes, first: int, findings: Findings) -> bytes:
@@ -128,6 +140,7 @@ class Layout(NamedTuple):
     kind: str  # of the finding where the number of columns is another
     separator: bytes = b" "
     separators: str = "separators"  # kind of the finding where the white space is another
+    numbers: tuple[int, ...] = ()  # columns none of which is a number in a header line
 
 
 def in_order(
@@ -139,6 +152,8 @@ def in_order(
         words = line.split()
         if CONTROL.search(line):
             findings.add("control", number, f"a control character in {shown(_text(line))}")
+        elif b"\r" in line:
+            findings.add("return", number, f"a carriage return in {shown(_text(line))}")
         elif len(words) != layout.columns or line.lstrip().startswith(b"#"):
             _misfit(line, number, words, layout, findings)
         elif len(line) > LONGEST_ID and max(map(len, words)) > LONGEST_ID:
@@ -156,6 +171,16 @@ def in_order(
     return b"\n".join(kept), numbers
 
 
+def header(text: bytes, layout: Layout) -> bytes:
+    """Return the first line with its end if it names the columns, else nothing."""
+    line = text[: text.find(b"\n") + 1]
+    words = line.split()
+    if len(words) != layout.columns or line.lstrip().startswith(b"#") or not layout.numbers:
+        return b""
+    return b"" if any(_NUMBER.match(words[column]) for column in layout.numbers) else line
+
+
+_NUMBER = re.compile(rb"[+-]?(\.?[0-9]|nan|inf)", re.IGNORECASE)
 _NAMES = {b" ": "blank", b"\t": "tab"}
 
 

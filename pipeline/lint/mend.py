@@ -78,19 +78,30 @@ def mend(
             if not scattered:
                 break
     lines = dropped = topics = 0
-    collect = collected_topics if scattered else topic_blocks
-    with again() as stream, atomic_file(output) as out, scratch_file(STREAM) as held:
-        for part in _topics(collect(stream, path, layout, unheard)):
+
+    def written(parts: Iterable[Block], file: BinaryIO) -> None:
+        nonlocal lines, dropped, topics
+        for part in parts:
             kept, text = _marco_topic(part) if marco else _trec_topic(part, tag or "")
             if scattered:
-                order[part.token(0, QID)] = (held.tell(), len(text))
-            (held if scattered else out).write(text)
+                order[part.token(0, QID)] = (file.tell(), len(text))
+            file.write(text)
             lines += kept
             dropped += len(part) - kept
             topics += 1
-        for start, size in order.values() if scattered else ():
-            held.seek(start)
-            out.write(held.read(size))
+
+    if not scattered:
+        with again() as stream, atomic_file(output) as out:
+            written(_topics(topic_blocks(stream, path, layout, unheard)), out)
+        return Mended(topics, lines, dropped)
+    # One after the other, so that a full disk is named as the one it is.
+    with scratch_file(STREAM) as held:
+        with again() as stream:
+            written(_topics(collected_topics(stream, path, layout, unheard)), held)
+        with atomic_file(output) as out:
+            for start, size in order.values():
+                held.seek(start)
+                out.write(held.read(size))
     return Mended(topics, lines, dropped)
 
 

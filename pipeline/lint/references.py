@@ -32,7 +32,7 @@ def trapped(qid: str) -> bool:
 class References:
     """Given by the user, each or none."""
 
-    topics: frozenset[str] | None = None
+    topics: tuple[str, ...] | None = None  # in the order of their file
     qrels: Qrels | None = None
     documents: Documents | None = None
     depth: int = 1000

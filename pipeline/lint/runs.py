@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline.lint.findings import Findings
     from pipeline.lint.references import References
 
-TREC = Layout(6, "columns")
+TREC = Layout(6, "columns", numbers=(3, 4))
 QID, Q0, DOCID, RANK, SCORE, TAG_COLUMN = range(6)
 MAX_TAGS = 20
 _MIX = 0x9E3779B97F4A7C15
@@ -281,7 +281,7 @@ class TrecCheck(RunCheck):
 class MarcoCheck(RunCheck):
     """Checks an MS MARCO run: qid, pid, rank."""
 
-    layout = Layout(3, "columns", b"\t", "tabs")
+    layout = Layout(3, "columns", b"\t", "tabs", numbers=(0, 2))
     docid = 1
     rank = 2
     limit = 1000

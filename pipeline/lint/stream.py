@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline.errors import shown
 from pipeline.lint.block import Block, in_columns, separators
-from pipeline.lint.lines import Layout, chunks, in_order
+from pipeline.lint.lines import Layout, chunks, header, in_order
 from pipeline.store import scratch_file
 from pipeline.textfile import STREAM
 from pipeline.trec import MAX_DOCS
@@ -32,6 +32,11 @@ def blocks(
     import numpy as np
 
     for first, text in chunks(stream, path, findings):
+        if first == 1 and (names := header(text, layout)):
+            findings.add(
+                "header", 1, f"a header: {shown(names.rstrip().decode('utf-8', 'replace'))}"
+            )
+            text, first = text[len(names) :], 2
         found = separators(text, layout.columns)
         numbers = None
         if found is None or _longest(found[0]) > MAX_PLAIN_LINE or _comments(text, found[0]):
