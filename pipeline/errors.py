@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
 SHOWN_CHARACTERS = 60
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class PipelineError(Exception):
@@ -104,7 +105,7 @@ def did_you_mean(word: str, known: list[str]) -> str:
 def storage_error(path: str | PathLike[str], error: OSError) -> StorageError:
     """Say in two lines why the system refused a file: no space, no permission, not there."""
     name = shown_path(path)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in NO_SPACE:
         return StorageError(
             f"{name}: the disk is full",
             "free some space and run the same command again; finished parts are kept",

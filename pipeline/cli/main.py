@@ -22,7 +22,7 @@ from pipeline.cli import (
     submit,
     verify,
 )
-from pipeline.errors import Interrupted, PipelineError, one_line
+from pipeline.errors import NO_SPACE, Interrupted, PipelineError, one_line, storage_error
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -34,6 +34,8 @@ QUIET_LIBRARIES = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "true",
 }
+
+FULL = -1  # standard output could not be written: exit code 1, and nothing more to flush
 
 # The parent of all usage errors: typer has it from click, or carries its own copy of it.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -93,10 +95,13 @@ def main() -> NoReturn:
         code = 141
     except Interrupted as stop:
         code = _interrupted(stop)
-    if code == 141:
+    except OSError as error:  # store.py names the files it writes; what is left is our output
+        _tell(storage_error("standard output", error))
+        code = FULL
+    if code in (141, FULL):
         # The interpreter would flush stdout once more and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    sys.exit(code)
+    sys.exit(1 if code == FULL else code)
 
 
 def _run() -> int:
@@ -114,7 +119,7 @@ def _run() -> int:
     except PipelineError as error:
         if debug:
             traceback.print_exc()
-        print(f"pipeline: {error.message}\n  {error.hint}", file=sys.stderr)
+        _tell(error)
         return error.exit_code
     except (BrokenPipeError, Interrupted):
         raise
@@ -122,6 +127,8 @@ def _run() -> int:
         print("pipeline: out of memory\n  lower --threads or --depth", file=sys.stderr)
         return 1
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_SPACE and error.filename is None:
+            raise
         if debug:
             raise
         name = type(error).__name__
@@ -132,6 +139,10 @@ def _run() -> int:
         )
         return 1
     return 0
+
+
+def _tell(error: PipelineError) -> None:
+    print(f"pipeline: {error.message}\n  {error.hint}", file=sys.stderr)
 
 
 def _interrupted(stop: Interrupted) -> int:
