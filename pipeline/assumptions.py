@@ -21,10 +21,16 @@ def of_table(table: Table) -> Iterator[str]:
     without = (
         f"; {barren:,} without a relevant document count 0 for every run: {some(table.barren)}"
         if barren
-        else ""
+        else ", each with a relevant document"
     )
     yield one_line(f"{table.qrels}: means over all {table.topics:,} judged topics{without}")
     yield _relevance(table)
+    evaluations = [row.evaluation for row in table.rows]
+    well = ["every topic is answered"] * (not any(each.unanswered for each in evaluations))
+    if not any(each.ties or each.unbounded for each in evaluations):
+        well.append("ties change no measure")
+    if well:
+        yield f"in {'every run' if len(table.rows) > 1 else 'the run'} {' and '.join(well)}"
 
 
 def _relevance(table: Table) -> str:
@@ -58,6 +64,9 @@ def of_run(row: Row) -> Iterator[str]:
             f"{name}: {len(evaluation.unjudged)} topics without judgements are ignored: "
             f"{some(evaluation.unjudged)}"
         )
+    rank, share = row.judged
+    if rank and not any(parse_measure(m).kind == "Judged" for m in evaluation.mean):
+        yield f"{name}: Judged@{rank} is {share:.4f}"
     if row.identical:
         yield f"{name}: {row.identical:,} documents with the id of their topic are left out"
     beyond = [m for m in evaluation.mean if (parse_measure(m)["cutoff"] or 0) > row.depth]

@@ -26,8 +26,9 @@ from pipeline.trec import Ranking, read_qrels, read_run
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-VERSION = 2
+VERSION = 3
 ENDINGS = (".gz", ".run", ".txt", ".trec")
+JUDGED = 10  # the rank down to which it is said how much is judged, without a cutoff to go by
 BEIR_MEASURES = ("nDCG@10", "R@100", "Judged@10")
 
 
@@ -165,6 +166,8 @@ class Ground:
         self.level = level(self.judged) if basis.rel is None else Level(basis.rel, "as asked")
         at_level = computable_measures(measures, self.level.grade)
         self.measures = tuple(measure.name for measure in at_level)
+        cutoffs = [measure["cutoff"] for measure in at_level if measure["cutoff"]]
+        self._rank = min(cutoffs, default=JUDGED)
         self._evaluator = Evaluator(self.judged, (*self.measures, *also))
         self._keep_identical = not beir if basis.identical is None else basis.identical
         self._title = Path(qrels).resolve().name if beir else Path(qrels).name
@@ -184,15 +187,19 @@ class Ground:
             PipelineError: the run cannot be read, or has no topic in common with the judgements.
         """
         left_out = depth = 0
+        judged = 0.0
 
         def rankings() -> Iterator[Ranking]:
-            nonlocal left_out, depth
+            nonlocal left_out, depth, judged
             for ranking in read_run(path):
                 depth = max(depth, len(ranking.docs))
                 if not self._keep_identical:
                     docs = tuple(doc for doc in ranking.docs if doc.docid != ranking.qid)
                     left_out += len(ranking.docs) - len(docs)
                     ranking = Ranking(ranking.qid, docs)
+                top = ranking.docs[: self._rank]
+                if top and (known := self.judged.get(ranking.qid)):
+                    judged += sum(doc.docid in known for doc in top) / len(top)
                 if look is not None:
                     look(ranking)
                 yield ranking
@@ -203,7 +210,8 @@ class Ground:
             if type(error) is not PipelineError:  # it names its file already
                 raise
             raise PipelineError(f"{shown_path(path)}: {error.message}", error.hint) from error
-        return Row(name, evaluation, left_out, depth)
+        share = judged / len(self.judged)
+        return Row(name, evaluation, left_out, depth, (self._rank, share))
 
 
 def need_level(rel: int | None) -> int | None:

@@ -30,6 +30,7 @@ class Row:
     evaluation: Evaluation
     identical: int = 0  # documents left out because they have the id of their topic
     depth: int = 0  # documents of the longest ranking in the file
+    judged: tuple[int, float] = (0, 0.0)  # a rank, and how much down to it is judged: Judged@k
 
 
 @dataclass(frozen=True)
@@ -220,6 +221,7 @@ def _run(row: Row, per_topic: bool) -> dict[str, Any]:
     run["ties_unbounded"] = list(evaluation.unbounded)
     run["identical_ids_left_out"] = row.identical
     run["depth"] = row.depth
+    run["judged"] = {"rank": row.judged[0], "share": row.judged[1]}
     return run
 
 
@@ -250,6 +252,7 @@ def read_table(path: Path) -> Table:
                 ),
                 int(run["identical_ids_left_out"]),
                 int(run["depth"]),
+                (int(run["judged"]["rank"]), float(run["judged"]["share"])),
             )
             for run in value["runs"]
         ]

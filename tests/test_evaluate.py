@@ -75,15 +75,39 @@ def test_one_table_for_any_number_of_runs(files: Path) -> None:
         "qrels.txt: means over all 3 judged topics; 1 without a relevant document count 0 for "
         "every run: '3'",
         "relevant from grade 1 on in RR@10, AP, the default",
+        "in every run ties change no measure",
     ]
     assert [sentence for row in table.rows for sentence in of_run(row)] == [
         "best: 1 of 3 judged topics have no answer and count zero: '3'",
+        "best: Judged@10 is 0.6667",
         "best: at most 2 documents a topic, fewer than RR@10 look at",
         "worse: 2 of 3 judged topics have no answer and count zero: '1', '3'",
         "worse: 1 topics without judgements are ignored: '9'",
+        "worse: Judged@10 is 0.1667",
         "worse: at most 2 documents a topic, fewer than RR@10 look at",
     ]
     assert heard.steps == [(1, 2, "runs"), (2, 2, "runs")]
+
+
+def test_how_much_is_judged_is_said_whatever_is_asked(files: Path) -> None:
+    """At the first rank that a measure cuts at, with the value that the measure Judged has."""
+    runs = [files / "best.run", files / "worse.txt.gz"]
+    table = evaluate_runs(files / "qrels.txt", runs, ["nDCG@2", "R@100"])
+    asked = evaluate_runs(files / "qrels.txt", runs, ["nDCG@2", "Judged@2"])
+    for row, same in zip(table.rows, asked.rows, strict=True):
+        assert row.judged == (2, pytest.approx(same.evaluation.mean["Judged@2"]))
+        value = f"{same.evaluation.mean['Judged@2']:.4f}"
+        assert f"{row.name}: Judged@2 is {value}" in list(of_run(row))
+        assert not any("Judged" in sentence for sentence in of_run(same))
+
+
+def test_what_is_well_is_said_too(tmp_path: Path) -> None:
+    """Topics that all are answered and have something relevant; no tie that matters."""
+    (tmp_path / "q").write_text("1 0 a 1\n2 0 a 1\n")
+    (tmp_path / "r").write_text("1 Q0 a 1 2 t\n2 Q0 a 1 2 t\n2 Q0 b 2 1 t\n")
+    sentences = list(of_table(evaluate_runs(tmp_path / "q", [tmp_path / "r"])))
+    assert sentences[0] == "q: means over all 2 judged topics, each with a relevant document"
+    assert sentences[2] == "in the run every topic is answered and ties change no measure"
 
 
 def test_default_measures(files: Path) -> None:
@@ -133,7 +157,7 @@ def test_json_has_a_schema_and_full_precision(files: Path) -> None:
     assert value["runs"] == [
         {
             "name": "best", "mean": {"AP": 2 / 3, "NumQ": 3}, "unanswered": ["3"], "unjudged": [],
-            "ties": {}, "ties_unbounded": [], "identical_ids_left_out": 0, "depth": 2,
+            "ties": {}, "ties_unbounded": [], "identical_ids_left_out": 0, "depth": 2, "judged": {"rank": 10, "share": pytest.approx(2 / 3)},
         }
     ]  # fmt: skip
     assert value["without_relevant"] == ["3"]

@@ -88,6 +88,9 @@ def test_ties_in_float32_are_ties(tmp_path: Path) -> None:
         ["t, ties at worst", "0.5000"],
         ["t, ties at best", "1.0000"],
     ]
-    assert list(of_run(table.rows[0])) == ["t: ties can change RR in 1 of 1 topics (--tie-bounds)"]
+    assert list(of_run(table.rows[0])) == [
+        "t: Judged@10 is 0.5000",
+        "t: ties can change RR in 1 of 1 topics (--tie-bounds)",
+    ]
     write_per_topic(table, tmp_path / "t.json")
     assert read_table(tmp_path / "t.json") == table
