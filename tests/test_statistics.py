@@ -209,6 +209,28 @@ def test_corrections_are_those_of_statsmodels(p: list[float]) -> None:
         assert adjusted(p, correction) == pytest.approx(list(theirs))
 
 
+@pytest.mark.parametrize("topics", [5, 50, 1000])
+def test_the_t_test_is_that_of_statsmodels(topics: int) -> None:
+    """p-value and interval, by a second library."""
+    weightstats = pytest.importorskip("statsmodels.stats.weightstats")
+    for seed in range(5):
+        given_ = differences(topics, seed)
+        theirs = weightstats.DescrStatsW(given_)
+        assert t_test(given_) == pytest.approx(theirs.ttest_mean(0.0)[1], rel=1e-9)
+        low, high = theirs.tconfint_mean(0.05)
+        assert t_interval(given_) == pytest.approx((low, high), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("topics", [10, 25, 50, 225])
+def test_what_could_be_found_is_that_of_statsmodels(topics: int) -> None:
+    """The effect that a paired t-test finds four times in five."""
+    power = pytest.importorskip("statsmodels.stats.power")
+    values = differences(topics, 3)
+    theirs = power.TTestPower().solve_power(nobs=topics, alpha=0.05, power=0.8)
+    # Ours adds two quantiles, theirs integrates: closer than anybody reads such a number.
+    assert detectable(values) / values.std(ddof=1) == pytest.approx(theirs, rel=0.04)
+
+
 def test_effect_size_by_hand() -> None:
     """Mean 0.2, deviation 0.1."""
     assert effect_size(np.array([0.1, 0.2, 0.3])) == pytest.approx(2.0)
