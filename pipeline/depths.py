@@ -7,7 +7,7 @@ reranked run, then the others in the order of the first stage.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.errors import PipelineError, shown, shown_path
 from pipeline.measures import Evaluator
@@ -40,7 +40,7 @@ class Depths(NamedTuple):
 def by_depth(
     qrels: Qrels, first_stage: Path | str, reranked: Path | str, measures: Sequence[str]
 ) -> Depths:
-    """Measure a reranking at every depth up to that of the first stage; 0 is the first stage.
+    """Measure a reranking at every depth that was scored; 0 is the first stage.
 
     Exact where the reranked order owes nothing to the first stage's scores: mixing standardises
     them over the candidates that were scored. Memory holds the document ids of the first stage.
@@ -52,7 +52,10 @@ def by_depth(
         ranking.qid: "\n".join(doc.docid for doc in ranking.docs)
         for ranking in read_run(first_stage)
     }
+    settings = _settings(reranked)
     deepest = max(ids.count("\n") + 1 for ids in candidates.values())
+    if isinstance(scored := settings.get("depth"), int) and 0 < scored < deepest:
+        deepest = scored  # below, nothing was reranked
     depths = (*(d for d in DEPTHS if d < deepest), deepest)
     evaluator = Evaluator(qrels, measures)
     sums = {name: [0.0] * len(depths) for name in evaluator.names}
@@ -78,15 +81,20 @@ def by_depth(
             )
             for measure in evaluator.measures
         },
-        not _is_mixed(reranked),
+        not _is_mixed(settings),
     )
 
 
-def _is_mixed(run: Path | str) -> bool:
-    """Tell from a run's sidecar whether it interpolates with the first stage."""
-    sidecar = read_sidecar(Path(run)) or {}
-    settings = sidecar.get("recipe", {}).get("settings", {})
-    weight = settings.get("interpolate") if isinstance(settings, dict) else None
+def _settings(run: Path | str) -> dict[str, Any]:
+    """Read from its sidecar how a run was reranked; nothing is known of a run of others."""
+    recipe = (read_sidecar(Path(run)) or {}).get("recipe", {})
+    settings = recipe.get("settings") if recipe.get("stage") == "rerank" else None
+    return settings if isinstance(settings, dict) else {}
+
+
+def _is_mixed(settings: dict[str, Any]) -> bool:
+    """Whether the first stage's scores were mixed in."""
+    weight = settings.get("interpolate")
     return isinstance(weight, int | float) and weight < 1
 
 

@@ -24,6 +24,7 @@ STYLE = {
     "figure.constrained_layout.use": True, "pdf.fonttype": 42, "svg.hashsalt": "pipeline",
     "axes.prop_cycle": f"cycler('color', {COLOURS}) + cycler('ls', {LINES})",
 }  # fmt: skip
+TITLE, LEGEND = 26, 32  # characters of a run's name that a figure holds
 NO_DATES = {
     "pdf": {"CreationDate": None, "ModDate": None}, "png": {"Software": None},
     "svg": {"Date": None},
@@ -79,7 +80,7 @@ def draw(found: Comparisons, folder: Path, kind: str, depths: dict[str, Depths])
 
 
 def _bars(figure_of: Any, each: Comparison, names: list[str]) -> Any:
-    run, base = (_label(name) for name in names)
+    run, base = (_label(shorten(name, TITLE)) for name in names)
     values = sorted((topic.value for topic in each.differences), reverse=True)
     figure = figure_of(figsize=(4.5, 2.4))
     axes = figure.add_subplot()
@@ -98,7 +99,11 @@ def _precision_recall(figure_of: Any, found: Comparisons) -> Any:
     figure = figure_of(figsize=(3.4, 2.8))
     axes = figure.add_subplot()
     for name, curve in found.curves.items():
-        axes.plot([step / 10 for step in range(11)], list(curve.values()), label=_label(name))
+        axes.plot(
+            [step / 10 for step in range(11)],
+            list(curve.values()),
+            label=_label(shorten(name, LEGEND)),
+        )
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.set_xlabel("recall")
@@ -111,7 +116,7 @@ def _by_depth(figure_of: Any, measure: str, depths: dict[str, Depths]) -> Any:
     figure = figure_of(figsize=(3.4, 2.8))
     axes = figure.add_subplot()
     for name, each in depths.items():
-        axes.plot(each.depths, each.means[measure], marker=".", label=_label(name))
+        axes.plot(each.depths, each.means[measure], marker=".", label=_label(shorten(name, LEGEND)))
     axes.set_xscale("symlog", linthresh=1)
     ticks = [0, 1, 10, 100, 1000]
     axes.set_xticks([t for t in ticks if t <= max(max(d.depths) for d in depths.values())])
@@ -120,6 +125,12 @@ def _by_depth(figure_of: Any, measure: str, depths: dict[str, Depths]) -> Any:
     axes.set_ylabel(_label(measure))
     axes.legend(frameon=False)
     return figure
+
+
+def shorten(name: str, most: int) -> str:
+    """Keep both ends of a long name, which tell runs apart, so that a figure holds it."""
+    half = (most - 1) // 2
+    return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
 
 
 def _label(text: str) -> str:

@@ -362,7 +362,10 @@ def test_the_command(files: Path) -> None:
     assert "b  better  0.8125a" in done.stdout
     assert "40 topics; a letter marks a run that is beaten" in done.stdout
     assert "better - base  +0.3125" in done.stdout
-    assert "topics that moved most, RR@10:\ntopic    base  better     diff" in done.stdout
+    assert (
+        "topics that moved most, RR@10, better - base:\ntopic    base  better     diff"
+        in done.stdout
+    )
     value = json.loads(
         run("compare", "qrels", "base.run", "better.run", "--json", cwd=files).stdout
     )

@@ -186,7 +186,7 @@ def _print(found: Comparisons, most: int, depths: dict[str, Depths], form: str) 
     _show(comparison.details(found), left=2)
     for each in found.found if most > 0 else ():
         if rows := comparison.moved(found, each, most)[1:]:
-            print(f"\ntopics that moved most, {each.measure}:")
+            print(f"\ntopics that moved most, {each.measure}, {found.title(each)}:")
             _show([comparison.moved(found, each, most)[0], *rows])
     print("\nthe first 100 documents, whatever was judged:")
     _show(comparison.agreement(found))
