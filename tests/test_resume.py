@@ -98,6 +98,7 @@ def test_killed_at_random_moments_and_resumed(
     """SIGKILL around random changes of the disk, in each phase: same bytes, nothing done twice."""
     whole, moments = undisturbed
     expected = outputs(whole)
+    lucenes = {name for name in contents(whole) if name.endswith("write.lock")}  # stay for good
     choose = random.Random(SEED)
     for name, kills in KILLS.items():
         candidates = [moment for moment in moments if phase(moment) == name]
@@ -118,7 +119,7 @@ def test_killed_at_random_moments_and_resumed(
             now = parts(folder)
             assert {part: now[part] for part in kept} == kept, (moment, when)
             leftovers = [f for f in contents(folder) if f.endswith((".tmp", ".lock"))]
-            assert leftovers == [], (moment, when)
+            assert set(leftovers) <= lucenes, (moment, when)
             shutil.rmtree(folder)
 
 
