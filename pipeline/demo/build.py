@@ -38,7 +38,7 @@ b = 0.4
 name = "small"
 model = "small"                  # the student that comes with the program
 depth = 1000
-max_tokens = 80                  # a docstring's first lines are enough, and save half the time
+max_tokens = 72                  # a docstring's first lines are enough, and save half the time
 
 [evaluate]
 qrels = "qrels.txt"
