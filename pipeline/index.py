@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipeline import collection, lucene, machine
 from pipeline.errors import InputError, PipelineError, shown
 from pipeline.report import SILENT, Reporter
-from pipeline.stage import Outcome, Recipe, need_apart, producing
+from pipeline.stage import Outcome, Recipe, need_apart, places, producing
 from pipeline.store import atomic_folder, digest_file, digest_json, write_bytes
 from pipeline.textfile import text_lines
 from pipeline.threads import in_threads
@@ -100,7 +100,8 @@ def index(settings: IndexSettings, reporter: Reporter = SILENT) -> Outcome:
         with ExitStack() as stack:
             folder = stack.enter_context(atomic_folder(settings.output))
             counts = _build(settings, analysis, folder, reporter)
-            with job.commit(counts, {"threads": _threads(settings)}):
+            where = places(settings.output, collection=settings.collection)
+            with job.commit(counts, {"threads": _threads(settings), "places": where}):
                 stack.pop_all().close()  # the folder takes its name
         if counts["empty"]:
             reporter.notice(

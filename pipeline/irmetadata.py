@@ -61,7 +61,7 @@ def metadata(run: Path, tag: str, given: Mapping[str, str]) -> dict[str, Any]:
         "description": given.get("description"),
         "automatic": True,
         "score ties": "none: scores are strictly decreasing",
-        "indexing": _indexing(stages[0]) if stages else None,
+        "indexing": _indexing(stages) if stages else None,
         "retrieval": [_stage(place, stages) for place in range(len(stages))],
     }
     found |= {
@@ -70,7 +70,7 @@ def metadata(run: Path, tag: str, given: Mapping[str, str]) -> dict[str, Any]:
                            "source": source},
         "method": method,
         "actor": {"team": given.get("team")},
-        "data": {"test collection": {"name": given.get("data")}},
+        "data": {"test collection": {"name": given.get("data")} | _collection(stages)},
     }  # fmt: skip
     return dict(_filled(found))
 
@@ -96,12 +96,42 @@ def _platform(sidecar: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _indexing(first: tuple[Path, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Take the analysis from the sidecar of the index that the first stage searched."""
-    path, sidecar = first
-    place = _map(sidecar["details"], "places").get("index")
-    index = find_place(path, place) if isinstance(place, str) else None
-    made = read_sidecar(index) if index is not None and not isinstance(index, str) else None
+def _index(stages: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any] | None:
+    """Read the sidecar of the first index that a stage looked into, if it is still that one."""
+    for path, sidecar in stages:
+        place = _map(sidecar["details"], "places").get("index")
+        index = find_place(path, place) if isinstance(place, str) else None
+        made = read_sidecar(index) if index is not None and not isinstance(index, str) else None
+        if made is not None and made.get("state") == "finished":
+            same = _map(made, "counts").get("content") == sidecar["recipe"]["inputs"].get("index")
+            return made if same else None
+    return None
+
+
+def _collection(stages: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
+    """What was searched or read, and the topics: names of files, digests, number of documents."""
+    found: dict[str, Any] = {}
+    for _, sidecar in stages:
+        inputs = sidecar["recipe"]["inputs"]
+        where = _map(sidecar["details"], "places")
+        for key, name in (("collection", "source"), ("topics", "topics")):
+            if key in inputs and name not in found:
+                found[name] = {"file": _name(where.get(key)), "sha256": inputs[key]}
+    if made := _index(stages):
+        digest = made["recipe"]["inputs"].get("collection")
+        name = _name(_map(made["details"], "places").get("collection"))
+        found["source"] = {"file": name, "sha256": digest}
+        found["documents"] = _map(made, "counts").get("documents")
+    return found
+
+
+def _name(place: object) -> str | None:
+    return place.rstrip("/").rpartition("/")[2] if isinstance(place, str) else None
+
+
+def _indexing(stages: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any] | None:
+    """Take the analysis from the sidecar of the index that was searched."""
+    made = _index(stages)
     if made is None:
         return None
     settings = made["recipe"]["settings"]

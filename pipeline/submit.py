@@ -152,6 +152,10 @@ def _pack_trec(settings: SubmitSettings, found: Admission, folder: Path) -> None
     venue, about = settings.venue, settings.about
     tag = settings.mends.tag or found.tag
     name = {"tira": "run.txt", "beir": f"{_safe(about.get('data') or settings.run.stem)}.trec"}
+    if tag.startswith(".") and venue.kind not in name:
+        raise PipelineError(
+            f"tag {shown(tag)}: a file of this name would be hidden", "choose another: --tag NAME"
+        )
     path = folder / (name.get(venue.kind, tag) + ".gz" * settings.gz)
     with atomic_file(path) as out:
         for ranking in _rankings(settings.run, settings, found, settings.topics):

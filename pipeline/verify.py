@@ -75,6 +75,7 @@ class Verification:
     checked: tuple[TopicCheck, ...]
     changed: tuple[str, ...]  # since the run was made: settings, inputs, the run itself
     surroundings: tuple[str, ...]  # versions and hardware: they may change last bits
+    edited: bool = False  # whether the file is another than the one that was written
 
     @property
     def worst(self) -> TopicCheck:
@@ -88,8 +89,8 @@ class Verification:
 
     @property
     def well(self) -> bool:
-        """Whether the run is what its recipe makes today, up to the tolerance."""
-        return not self.moved and self.worst.difference <= self.tolerance
+        """Whether the run is what was written, and what its recipe makes today."""
+        return not self.edited and not self.moved and self.worst.difference <= self.tolerance
 
     def record(self) -> dict[str, Any]:
         """For machines."""
@@ -146,6 +147,7 @@ def verify(settings: VerifySettings, reporter: Reporter = SILENT) -> Verificatio
         checked,
         (*changed, *(["the run was edited"] if edited and "output edited" not in changed else [])),
         tuple(_surroundings(sidecar, signature)),
+        edited,
     )
 
 

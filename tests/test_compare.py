@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from refusal import refused
 from pipeline import comparison, depths, movement, plots
 from pipeline.compare import CompareSettings, compare_runs
 from pipeline.evaluate import evaluate_runs
+from pipeline.rerank import RerankSettings, rerank
 from pipeline.trec import Ranking, ScoredDoc, read_qrels
 
 TOPICS = 40
@@ -291,6 +293,22 @@ def test_depth_0_is_the_first_stage_and_the_last_the_reranking(tiny: Path, tmp_p
         assert found.means[measure][-1] == pytest.approx(last.evaluation.mean[measure])
 
 
+def test_depths_end_where_reranking_ended(tiny: Path, tmp_path: Path) -> None:
+    """As the sidecar of the run says; the last depth is the run itself."""
+    folder = Path(shutil.copytree(tiny, tmp_path / "made"))
+    rerank(
+        RerankSettings(
+            run=folder / "bm25.run", topics=folder / "topics.tsv", model="overlap",
+            output=folder / "out.run", collection=folder / "corpus.jsonl", depth=2,
+        )
+    )  # fmt: skip
+    qrels = folder / "qrels.txt"
+    found = depths.by_depth(read_qrels(qrels), folder / "bm25.run", folder / "out.run", ["AP"])
+    assert found.depths == (0, 1, 2)
+    (row,) = evaluate_runs(qrels, [folder / "out.run"], ["AP"]).rows
+    assert found.means["AP"][-1] == pytest.approx(row.evaluation.mean["AP"])
+
+
 def test_a_run_that_reranks_something_else_is_refused(tmp_path: Path) -> None:
     run_file(tmp_path / "first.run", {"1": ["a", "b"]})
     run_file(tmp_path / "again.run", {"1": ["a", "x"]})
@@ -318,6 +336,14 @@ def test_figures(files: Path, kind: str) -> None:
     assert [p.read_bytes() for p in first] == [p.read_bytes() for p in again]
     magic = {"pdf": b"%PDF", "png": b"\x89PNG", "svg": b"<?xml"}[kind]
     assert all(path.read_bytes().startswith(magic) for path in first)
+
+
+def test_long_names_fit_into_a_figure() -> None:
+    """Both ends stay: they tell runs apart."""
+    name = "runs-of-march-nfcorpus-bm25-then-small-depth-1000"
+    assert plots.shorten(name, 26) == name[:12] + "…" + name[-12:]
+    assert len(plots.shorten(name, 26)) <= 26
+    assert plots.shorten("bm25", 26) == "bm25"
 
 
 def test_precision_never_rises_with_recall(files: Path) -> None:

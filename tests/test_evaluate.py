@@ -157,7 +157,8 @@ def test_json_has_a_schema_and_full_precision(files: Path) -> None:
     assert value["runs"] == [
         {
             "name": "best", "mean": {"AP": 2 / 3, "NumQ": 3}, "unanswered": ["3"], "unjudged": [],
-            "ties": {}, "ties_unbounded": [], "identical_ids_left_out": 0, "depth": 2, "judged": {"rank": 10, "share": pytest.approx(2 / 3)},
+            "ties": {}, "ties_unbounded": [], "identical_ids_left_out": 0, "depth": 2,
+                "judged": {"rank": 10, "share": pytest.approx(2 / 3)},
         }
     ]  # fmt: skip
     assert value["without_relevant"] == ["3"]

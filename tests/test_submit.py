@@ -297,6 +297,15 @@ def test_a_missing_topic_and_its_filler(folder: Path) -> None:
     assert last == "103 Q0 LA01-0000 1 0.0 mine"
 
 
+@pytest.mark.parametrize("tag", ["..", ".", ".mine"])
+def test_a_tag_that_is_no_name_of_a_file(folder: Path, tag: str) -> None:
+    """TREC-COVID's tags may hold points, and the file is named as the tag."""
+    lines = [line.replace("mine", tag) for line in lines_of("trec-covid")]
+    with refused("would be hidden", "choose another"):
+        submit(settings_of(folder, "trec-covid", lines))
+    assert not (folder / "out").exists()
+
+
 def test_what_is_written_has_one_order(folder: Path) -> None:
     """Ties, lines out of order and topics apart: one block a topic, scores that decrease."""
     lines = [
@@ -455,7 +464,13 @@ def test_metadata_tell_how_a_run_was_made(tiny: Path, tmp_path: Path) -> None:
     assert (second["interpolates"], second["weight"]) == (["one", "two"], 0.5)
     assert second["model"] == {"name": "overlap", "sha256": "overlap-1"}
     assert record["actor"]["team"] == about["team"]
-    assert record["data"]["test collection"]["name"] == "tiny"
+    data = record["data"]["test collection"]
+    assert data["name"] == "tiny"
+    assert data["source"]["file"] == "corpus.jsonl"
+    assert data["topics"]["file"] == "topics.tsv"
+    assert len(data["source"]["sha256"]) == len(data["topics"]["sha256"]) == 64
+    assert "cpu" in record["platform"]["hardware"]
+    assert any(line.startswith("numpy ") for line in record["platform"]["software"]["libraries"])
     assert record["method"]["description"] == "näive: #1"
     assert record["implementation"]["source"]["repository"] == "https://r"
     (made / "one.run").write_text("1 Q0 a 1 1 t\n")

@@ -81,6 +81,20 @@ def test_a_changed_text_is_named_and_felt(made: Path) -> None:
     assert found.record()["verified"] is False
 
 
+def test_an_edit_outside_the_sample_is_noticed(made: Path) -> None:
+    """The scores of the sample are the same, but this is not the run that was written."""
+    (checked,) = verify(VerifySettings(made / "out.run", 1)).checked
+    lines = (made / "out.run").read_text().splitlines(keepends=True)
+    place = next(i for i, line in enumerate(lines) if line.split()[0] != checked.qid)
+    words = lines[place].split()
+    words[4] = str(float(words[4]) + 0.5)
+    lines[place] = " ".join(words) + "\n"
+    (made / "out.run").write_text("".join(lines))
+    found = verify(VerifySettings(made / "out.run", 1))
+    assert (found.worst.difference, found.moved) == (0.0, 0)
+    assert (found.changed, found.edited, found.well) == (("output edited",), True, False)
+
+
 def test_an_edited_run_is_noticed(made: Path) -> None:
     """A score changed by hand is found where the sample holds its topic, and the digest always."""
     path = made / "out.run"
@@ -94,7 +108,8 @@ def test_an_edited_run_is_noticed(made: Path) -> None:
     assert (found.worst.qid, found.worst.docid) == (words[0], words[2])
     assert found.moved == 0
     assert not found.well
-    assert verify(VerifySettings(path, sample=1000, tolerance=0.3)).well
+    tolerant = verify(VerifySettings(path, sample=1000, tolerance=0.3))
+    assert (tolerant.edited, tolerant.well) == (True, False)
 
 
 def test_what_moved_can_be_named(made: Path, tmp_path: Path) -> None:
