@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import batched
 from pathlib import Path  # noqa: TC003 - settings are filled by their types at run time
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,8 +13,9 @@ from pipeline.errors import PipelineError, shown
 from pipeline.models.reranker import load_towers, model_digest
 from pipeline.models.scorer import Device, Limits, Precision, Wishes
 from pipeline.report import SILENT, Reporter
+from pipeline.shards import Shard  # noqa: TC001 - likewise
 from pipeline.stage import Job, Outcome, Recipe, producing
-from pipeline.store import atomic_folder
+from pipeline.store import atomic_folder, digest_folder, write_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,13 +40,15 @@ class EncodeSettings:
     threads: int = 0  # 0: one for each processor
     token_budget: int = 0  # padded tokens of one forward pass; 0: what suits the device
     force: bool = False
+    shard: Shard | None = None  # these parts alone, into a folder of their own
 
 
 def digest(output: Path) -> str:
-    """Digest of finished vectors."""
+    """Digest of finished vectors, or of a shard's parts of them."""
     from pipeline import vectors
 
-    return vectors.digest(output)
+    whole = (output / vectors.ABOUT).is_file()
+    return vectors.digest(output) if whole else digest_folder(output)
 
 
 def recipe(settings: EncodeSettings) -> Recipe:
@@ -63,6 +66,8 @@ def recipe(settings: EncodeSettings) -> Recipe:
     values: dict[str, Any] = {"dtype": settings.dtype, "precision": settings.precision}
     if settings.max_tokens is not None:
         values["max_tokens"] = settings.max_tokens
+    if settings.shard is not None:
+        values["shard"] = str(settings.shard)
     return Recipe("encode", VERSION, values, inputs)
 
 
@@ -76,6 +81,9 @@ def encode(settings: EncodeSettings, reporter: Reporter = SILENT) -> Outcome:
         PipelineError: as `recipe` does; a model without vectors; a docid that is there twice.
     """
     _check(settings)
+    shard = settings.shard
+    if shard is not None:
+        settings = replace(settings, output=shard.output(settings.output))
     with producing(
         settings.output,
         lambda: recipe(settings),
@@ -88,21 +96,30 @@ def encode(settings: EncodeSettings, reporter: Reporter = SILENT) -> Outcome:
         from pipeline.vectors import write_vectors
 
         work = _Work(settings, job, reporter)
-        parts = list(work.parts())
+        parts = dict(work.parts())
         about = {
             "model": work.model.digest,
             "limits": dict(work.model.limits),
             "dtype": settings.dtype,
             "size": work.model.size,
         }
-        counts = {"passages": work.done, "empty": work.empty, "cut": work.cut}
-        details = {"signature": dict(work.model.signature)}
-        with (
-            job.commit({**counts, "size": work.model.size}, details),
-            atomic_folder(settings.output) as new,
-        ):
-            write_vectors(new, parts, about)
+        counts: dict[str, Any] = {"passages": work.done, "empty": work.empty, "cut": work.cut}
+        counts["size"] = work.model.size
+        details = {"signature": dict(work.model.signature), "about": about}
+        if shard is not None:
+            counts["shard"] = shard.facts(work.total, parts)
+        with job.commit(counts, details), atomic_folder(settings.output) as new:
+            if shard is None:
+                write_vectors(new, parts.values(), about)
+            else:
+                for number, part in parts.items():
+                    write_bytes(new / part_name(number), part.read_bytes())
         return job.outcome
+
+
+def part_name(number: int) -> str:
+    """Name a part in a shard's folder by its place in the whole."""
+    return f"{number:08}.part"
 
 
 class _Work:
@@ -117,12 +134,14 @@ class _Work:
         limits = Limits(max_tokens=settings.max_tokens)
         self.model = load_towers(settings.model, wishes, limits, begun)
         job.parts.keep_note("signature", self.model.signature)
-        self.done = self.empty = self.cut = 0
+        self.done = self.empty = self.cut = self.total = 0
         self._seen: set[str] = set()
 
-    def parts(self) -> Iterator[Path]:
-        """Make the parts that are missing; yield all, in the order of the collection."""
-        for some in batched(self._documents(), PART):
+    def parts(self) -> Iterator[tuple[int, Path]]:
+        """Make the parts that are missing; yield all of this shard, in the collection's order."""
+        shard = self._settings.shard
+        for number, some in enumerate(batched(self._documents(), PART)):
+            self.total = number + 1
             docids, texts = zip(*some, strict=True)
             for docid in docids:
                 if docid in self._seen:
@@ -130,7 +149,9 @@ class _Work:
                         f"document {shown(docid)} is there twice", "give each an id of its own"
                     )
                 self._seen.add(docid)
-            yield self._part(docids, texts)
+            if shard is not None and not shard.takes(number):
+                continue
+            yield number, self._part(docids, texts)
             self.done += len(docids)
             self._reporter.advance(self.done, 0, "passages")
 

@@ -22,6 +22,7 @@ from pipeline.parts import joined
 from pipeline.report import SILENT, Reporter
 from pipeline.reranking import VERSION, Inputs, Work, read_candidates
 from pipeline.rescore import How
+from pipeline.shards import Shard  # noqa: TC001 - likewise
 from pipeline.stage import Outcome, Recipe, need_apart, places, producing
 from pipeline.store import atomic_file, digest_file, digest_json, need_path
 from pipeline.textfile import STREAM
@@ -68,6 +69,7 @@ class RerankSettings:
     token_budget: int = 0  # padded tokens of one forward pass; 0: what suits the device
     tag: str = "rerank"
     force: bool = False
+    shard: Shard | None = None  # these topics alone, into a file of their own
 
 
 def recipe(
@@ -100,7 +102,9 @@ def recipe(
         from pipeline import vectors
 
         inputs["vectors"] = vectors.digest(settings.vectors)
-    values = {"depth": settings.depth, "tail": settings.tail, "tag": settings.tag}
+    values: dict[str, Any] = {name: getattr(settings, name) for name in ("depth", "tail", "tag")}
+    if settings.shard is not None:
+        values["shard"] = str(settings.shard)
     return Recipe("rerank", VERSION, values | _scoring(settings), inputs)
 
 
@@ -127,6 +131,8 @@ def rerank(settings: RerankSettings, reporter: Reporter = SILENT) -> Outcome:
         PipelineError: as `recipe` does; an unknown topic or document; a score that is not finite.
     """
     started = time.monotonic()
+    if settings.shard is not None:
+        settings = replace(settings, output=settings.shard.output(settings.output))
     _check(settings)
     _need_files(settings)
     inputs = Inputs(
@@ -135,6 +141,7 @@ def rerank(settings: RerankSettings, reporter: Reporter = SILENT) -> Outcome:
         settings.collection,
         settings.output,
         model_digest(settings.model),
+        settings.shard,
     )
 
     def load(begun: Mapping[str, Any] | None) -> Scorer:

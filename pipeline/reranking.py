@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipeline.models.scorer import Scorer
     from pipeline.parts import Block
     from pipeline.report import Reporter
+    from pipeline.shards import Shard
     from pipeline.topics import Topics
     from pipeline.trec import Ranking
 
@@ -42,6 +43,7 @@ class Inputs:
     collection: Path | None
     output: Path
     model: str  # its digest
+    shard: Shard | None = None  # score its topics alone
 
 
 def read_candidates(inputs: Inputs, topics: Topics, stack: ExitStack) -> Candidates:
@@ -53,7 +55,7 @@ def read_candidates(inputs: Inputs, topics: Topics, stack: ExitStack) -> Candida
     from pipeline.candidates import Candidates
 
     scratch = stack.enter_context(scratch_file(inputs.output))
-    return Candidates(inputs.run, topics, scratch)
+    return Candidates(inputs.run, topics, scratch, inputs.shard)
 
 
 class Work:
@@ -255,7 +257,13 @@ class Work:
 
     def counts(self) -> dict[str, Any]:
         """Facts about the run."""
-        without = [qid for qid in self._topics if qid not in self.candidates]
+        shard = self._inputs.shard
+        missing = {
+            qid: place
+            for place, qid in enumerate(self._topics)
+            if qid not in self.candidates and (shard is None or shard.holds(qid))
+        }
+        without = list(missing)
         if without:
             names = ", ".join(without[:SHOWN_TOPICS]) + ", ..." * (len(without) > SHOWN_TOPICS)
             self._reporter.notice(
@@ -263,20 +271,24 @@ class Work:
             )
         for text in self._facts.notices():
             self._reporter.notice(text)
-        facts = self._facts
+        facts, candidates = self._facts, self.candidates
         if isinstance(self._scorer, Foreseeing) and self._scored_pairs:
             self._reporter.notice(
                 f"{self._milliseconds():.1f} ms for each 1,000 candidates: queries encoded, and "
                 "crossed with vectors of passages"
             )
         return {
-            "topics": len(self.candidates.qids),
+            "topics": len(candidates.qids),
             "pairs": self._all_pairs,
             "queries_cut": facts.queries_cut,
             "passages_cut": facts.passages_cut,
             "empty_passages": facts.empty_passages,
             "without_candidates": without,
-        }
+        } | (
+            {"shard": shard.facts(candidates.total, candidates.places, missing.values())}
+            if shard
+            else {}
+        )
 
     def details(self) -> dict[str, Any]:
         """Facts about this execution."""

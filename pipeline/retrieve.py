@@ -16,6 +16,7 @@ from pipeline.bm25 import BM25, Searcher
 from pipeline.errors import PipelineError, shown
 from pipeline.parts import bucket, joined, topic_blocks
 from pipeline.report import SILENT, Reporter
+from pipeline.shards import Shard  # noqa: TC001 - likewise
 from pipeline.stage import Job, Outcome, Recipe, need_apart, places, producing
 from pipeline.store import atomic_file, digest_json
 from pipeline.textfile import STREAM
@@ -53,6 +54,7 @@ class RetrieveSettings:
     tag: str = "bm25"
     threads: int = 0  # 0: one for each processor; the output is the same for any number
     force: bool = False
+    shard: Shard | None = None  # these topics alone, into a file of their own
 
 
 def recipe(settings: RetrieveSettings, topics: Topics | None = None) -> Recipe:
@@ -69,7 +71,8 @@ def recipe(settings: RetrieveSettings, topics: Topics | None = None) -> Recipe:
     if topics is None:
         topics = read_topics(settings.topics, settings.field)
     inputs["topics"] = digest_json(list(topics.items()))
-    return Recipe("retrieve", VERSION, _settings(settings), inputs)
+    shard = {} if settings.shard is None else {"shard": str(settings.shard)}
+    return Recipe("retrieve", VERSION, _settings(settings) | shard, inputs)
 
 
 def check(settings: RetrieveSettings) -> None:
@@ -94,6 +97,8 @@ def retrieve(settings: RetrieveSettings, reporter: Reporter = SILENT) -> Outcome
     """
     _check(settings)
     lucene.need_index(settings.index)
+    if settings.shard is not None:
+        settings = replace(settings, output=settings.shard.output(settings.output))
     need_apart(settings.output, settings.topics, settings.index)
     if str(settings.output) == STREAM:
         return _stream(settings, reporter)
@@ -106,13 +111,19 @@ def retrieve(settings: RetrieveSettings, reporter: Reporter = SILENT) -> Outcome
     ) as job:
         if job.fresh:
             return job.outcome
-        topics = given or read_topics(settings.topics, settings.field)
+        whole = given or read_topics(settings.topics, settings.field)
+        topics = _share(settings, whole)
         parts = _finish_parts(settings, topics, job, reporter)
         blocks = {}
         for part in parts:
             blocks.update(topic_blocks(part))
         found = [blocks[qid] for qid in topics if qid in blocks]
         counts = _counts(topics, [qid for qid in topics if qid not in blocks], reporter)
+        if settings.shard is not None:
+            at = {qid: place for place, qid in enumerate(whole)}
+            filled = [at[qid] for qid in topics if qid in blocks]
+            rest = [at[qid] for qid in topics if qid not in blocks]
+            counts["shard"] = settings.shard.facts(len(whole), filled, rest)
         with (
             job.commit(counts, _details(settings)),
             atomic_file(settings.output) as out,
@@ -120,6 +131,11 @@ def retrieve(settings: RetrieveSettings, reporter: Reporter = SILENT) -> Outcome
             for lines in joined(found):
                 out.write(lines)
         return job.outcome
+
+
+def _share(settings: RetrieveSettings, topics: Topics) -> Topics:
+    shard = settings.shard
+    return {q: text for q, text in topics.items() if shard is None or shard.holds(q)}
 
 
 def _details(settings: RetrieveSettings) -> dict[str, Any]:

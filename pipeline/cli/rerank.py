@@ -14,11 +14,13 @@ from pipeline.cli.stages import (
     Json,
     Output,
     Quiet,
+    ShardOf,
     Tag,
     Threads,
     check_json,
     one_of,
     run_stage,
+    shard_of,
 )
 from pipeline.errors import PipelineError
 from pipeline.models.scorer import Device, Precision
@@ -109,6 +111,7 @@ def rerank(
     ] = RerankSettings.token_budget,
     tag: Tag = RerankSettings.tag,
     threads: Threads = RerankSettings.threads,
+    shard: ShardOf = None,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -152,6 +155,7 @@ def rerank(
         token_budget=token_budget,
         tag=tag,
         force=force,
+        shard=shard_of(shard),
     )
     check_json(output, as_json)
 

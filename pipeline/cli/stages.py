@@ -14,6 +14,7 @@ from pipeline.fuse import FuseSettings, Method
 from pipeline.index import IndexSettings
 from pipeline.models.scorer import Device, Precision
 from pipeline.retrieve import RetrieveSettings
+from pipeline.shards import Shard
 from pipeline.textfile import STREAM
 
 if TYPE_CHECKING:
@@ -35,6 +36,10 @@ Tag = Annotated[str, typer.Option("--tag", help="The run's tag: letters, digits,
 Threads = Annotated[int, typer.Option("--threads", help="Threads; 0 takes every processor.")]
 Force = Annotated[
     bool, typer.Option("--force", help="Do it though fresh, and replace what is not ours.")
+]
+ShardOf = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="I/N", help="Do this share alone; pipeline merge joins them."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing unless it fails.")]
@@ -115,6 +120,7 @@ def retrieve(
         str | None, typer.Option("--tag", help="The run's tag; bm25 or dense by default.")
     ] = None,
     threads: Threads = RetrieveSettings.threads,
+    shard: ShardOf = None,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -125,6 +131,11 @@ def retrieve(
 
     check_json(output, as_json)
     if vectors is not None or index is None:
+        if shard is not None:
+            raise PipelineError(
+                "--shard and --vectors: such a search compares every passage with every query",
+                "split the topics, or leave --shard out",
+            )
         if vectors is None or model is None or index is not None:
             raise PipelineError(
                 "a search goes through an index, or through vectors with the model that made them",
@@ -166,6 +177,7 @@ def retrieve(
         tag=tag or RetrieveSettings.tag,
         threads=threads,
         force=force,
+        shard=shard_of(shard),
     )
     run_stage(
         "retrieve",
@@ -200,6 +212,7 @@ def encode(
         int, typer.Option(help="Tokens of one forward pass; 0: what suits the device.")
     ] = EncodeSettings.token_budget,
     threads: Threads = EncodeSettings.threads,
+    shard: ShardOf = None,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -219,6 +232,7 @@ def encode(
         threads=threads,
         token_budget=token_budget,
         force=force,
+        shard=shard_of(shard),
     )
     run_stage(
         "encode", lambda reporter: stage.encode(settings, reporter), quiet=quiet, as_json=as_json
@@ -277,6 +291,11 @@ def one_of(option: str, value: str, known: tuple[str, ...]) -> str:
     if value not in known:
         raise PipelineError(f"{option} {shown(value)} is not known", did_you_mean(value, [*known]))
     return value
+
+
+def shard_of(text: str | None) -> Shard | None:
+    """Read a share of the work."""
+    return None if text is None else Shard.read(text)
 
 
 def check_json(output: Path, as_json: bool) -> None:
