@@ -10,11 +10,12 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path  # noqa: TC003 - settings are filled by their types at run time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import collection, lucene, passages
 from pipeline.errors import PipelineError
+from pipeline.indexes import Place, paths
 from pipeline.models.folder import OVERLAP, SHIPPED
 from pipeline.models.reranker import advised_weight, load_scorer, load_towers, model_digest
 from pipeline.models.scorer import Device, Limits, Precision, Wishes
@@ -46,7 +47,7 @@ class RerankSettings:
     topics: Path  # `-`: standard input
     model: str  # a shipped name, a folder or a Hugging Face id
     output: Path  # `-`: standard output, topic after topic, without sidecar
-    index: Path | None = None  # where texts are: an index,
+    index: Place | None = None  # where texts are: an index, or several,
     collection: Path | None = None  # or a collection
     vectors: Path | None = None  # of two towers: passages that were encoded before
     field: str = "title"  # of TREC topic files
@@ -197,7 +198,7 @@ def _places(settings: RerankSettings) -> dict[str, str]:
         run=settings.run,
         topics=settings.topics,
         model=model,
-        index=settings.index,
+        index=settings.index if isinstance(settings.index, Path) else None,
         collection=settings.collection,
     )
     return found | ({"model": model} if model in (*SHIPPED, OVERLAP) else {})
@@ -279,7 +280,8 @@ def _check(settings: RerankSettings) -> None:
         if value is not None and not low <= value <= high:
             bound = f"from {low:g} to {high:g}" if high < MOST else f"{low:g} or more"
             raise PipelineError(f"--{name} {value} is out of range", f"choose a number {bound}")
-    need_apart(settings.output, settings.run, settings.topics, settings.index, settings.collection)
+    indexes = () if settings.index is None else paths(settings.index)
+    need_apart(settings.output, settings.run, settings.topics, *indexes, settings.collection)
 
 
 def _need_files(settings: RerankSettings) -> None:

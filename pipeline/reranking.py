@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import lucene
 from pipeline.errors import PipelineError, shown
+from pipeline.indexes import shown_place
 from pipeline.models.scorer import Foreseeing
 from pipeline.parts import Parts, joined, topic_blocks
 from pipeline.rescore import Facts, How, Task, part_key, rescore, task
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.candidates import Candidates, Texts
+    from pipeline.indexes import Place
     from pipeline.models.scorer import Scorer
     from pipeline.parts import Block
     from pipeline.report import Reporter
@@ -39,7 +41,7 @@ class Inputs:
     """Where candidates and texts come from, where the run goes, and which model makes it."""
 
     run: Path
-    index: Path | None
+    index: Place | None
     collection: Path | None
     output: Path
     model: str  # its digest
@@ -86,9 +88,10 @@ class Work:
         self._inputs, self._topics, self._parts = inputs, topics, parts
         self._reporter = reporter
         self._how = how
-        self._where = inputs.index or inputs.collection
+        self._where: object = inputs.collection
         index = None
         if inputs.index is not None:
+            self._where = shown_place(inputs.index)
             index = stack.enter_context(lucene.Index(inputs.index))
         if candidates is None:
             self._check_head(index)

@@ -8,12 +8,13 @@ import time
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import batched
-from pathlib import Path  # noqa: TC003 - settings are filled by their types at run time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import lucene, machine
 from pipeline.bm25 import BM25, Searcher
 from pipeline.errors import PipelineError, shown
+from pipeline.indexes import Place, part_of, paths, shown_place
 from pipeline.parts import bucket, joined, topic_blocks
 from pipeline.report import SILENT, Reporter
 from pipeline.shards import Shard  # noqa: TC001 - likewise
@@ -25,7 +26,9 @@ from pipeline.topics import Topics, read_topics
 from pipeline.trec import Ranking, check_tag, run_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from pipeline.trec import ScoredDoc
 
 VERSION = 1
 PARTS = 32  # parts of a run, unless that makes them large:
@@ -42,7 +45,7 @@ class RetrieveSettings:
     """What to search, for what, and how; the defaults are Anserini's."""
 
     topics: Path  # `-`: standard input
-    index: Path
+    index: Place  # several are searched as one
     output: Path  # `-`: standard output, topic after topic, without sidecar
     field: str = "title"  # of TREC topic files
     hits: int = 1000
@@ -82,7 +85,7 @@ def check(settings: RetrieveSettings) -> None:
         PipelineError: so it is.
     """
     _check(settings)
-    need_apart(settings.output, settings.topics, settings.index)
+    need_apart(settings.output, settings.topics, *paths(settings.index))
     read_topics(settings.topics, settings.field)
 
 
@@ -99,7 +102,7 @@ def retrieve(settings: RetrieveSettings, reporter: Reporter = SILENT) -> Outcome
     lucene.need_index(settings.index)
     if settings.shard is not None:
         settings = replace(settings, output=settings.shard.output(settings.output))
-    need_apart(settings.output, settings.topics, settings.index)
+    need_apart(settings.output, settings.topics, *paths(settings.index))
     if str(settings.output) == STREAM:
         return _stream(settings, reporter)
     given = read_topics(STREAM, settings.field) if str(settings.topics) == STREAM else None
@@ -139,7 +142,8 @@ def _share(settings: RetrieveSettings, topics: Topics) -> Topics:
 
 
 def _details(settings: RetrieveSettings) -> dict[str, Any]:
-    where = places(settings.output, topics=settings.topics, index=settings.index)
+    index = settings.index if isinstance(settings.index, Path) else None
+    where = places(settings.output, topics=settings.topics, index=index)
     return {"threads": _threads(settings), "places": where, "field": settings.field}
 
 
@@ -217,8 +221,11 @@ def _searching(
     stop = threading.Event()
     with lucene.Index(settings.index) as index:
         if not index.count:
-            raise PipelineError(f"{settings.index}: the index has no documents", "build it again")
+            raise PipelineError(
+                f"{shown_place(settings.index)}: the index has no documents", "build it again"
+            )
         index.analysis = _analysis(settings, index, reporter)
+        _say_what_is_local(settings, reporter)
         searcher = Searcher(index, BM25(settings.hits, settings.k1, settings.b, settings.feedback))
 
         def search(group: Group) -> list[bytes]:
@@ -228,6 +235,8 @@ def _searching(
                     break
                 found = searcher.search([text for _, text in some])
                 for (qid, _), docs in zip(some, found, strict=True):
+                    if index.several:
+                        _need_distinct(settings, docs)
                     lines.append(run_lines(Ranking(qid, docs), settings.tag))
             return lines
 
@@ -241,14 +250,14 @@ def _searching(
 def _analysis(
     settings: RetrieveSettings, index: lucene.Index, reporter: Reporter
 ) -> lucene.Analysis:
-    language, stemmer = settings.language, settings.stemmer
+    language, stemmer, where = settings.language, settings.stemmer, shown_place(settings.index)
     if index.own:
         if language not in (None, index.analysis.language) or stemmer not in (
             None,
             index.analysis.stemmer,
         ):
             raise PipelineError(
-                f"{settings.index}: was analysed with language {index.analysis.language} and "
+                f"{where}: was analysed with language {index.analysis.language} and "
                 f"stemmer {index.analysis.stemmer}",
                 "leave these options out: the index says how topics have to be analysed",
             )
@@ -256,10 +265,34 @@ def _analysis(
     chosen = replace(index.analysis, language=language or "en", stemmer=stemmer or "porter")
     how = chosen.language if chosen.language != "en" else f"English, {chosen.stemmer} stemmer"
     reporter.notice(
-        f"{settings.index}: made by another program, which leaves no word of how text was "
+        f"{where}: made by another program, which leaves no word of how text was "
         f"analysed; topics are analysed as Anserini does ({how})"
     )
     return chosen
+
+
+def _say_what_is_local(settings: RetrieveSettings, reporter: Reporter) -> None:
+    """One folder of an index that is made of several has statistics of its own."""
+    named = paths(settings.index)
+    for path in named:
+        whole = part_of(path)
+        if whole is not None and len(named) == 1:
+            reporter.notice(
+                f"{path} is one part of the index {whole}: scores rest on the statistics of this "
+                f"part alone, and are not comparable with those of other parts; --index {whole} "
+                "searches all as one"
+            )
+
+
+def _need_distinct(settings: RetrieveSettings, docs: Sequence[ScoredDoc]) -> None:
+    seen: set[str] = set()
+    for doc in docs:
+        if doc.docid in seen:
+            raise PipelineError(
+                f"{shown_place(settings.index)}: document {shown(doc.docid)} is in more than one",
+                "name indexes of different documents",
+            )
+        seen.add(doc.docid)
 
 
 def _counts(topics: Topics, without: list[str], reporter: Reporter) -> dict[str, Any]:

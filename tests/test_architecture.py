@@ -46,7 +46,7 @@ LAYERS = [
     {"assumptions", "comparison"},
     {"stage"},
     {"irmetadata"},
-    {"java"},
+    {"java", "indexes"},
     {"threads"},
     {"lucene"},
     {"bm25"},

@@ -23,6 +23,7 @@ from pipeline.cli.stages import (
     shard_of,
 )
 from pipeline.errors import PipelineError
+from pipeline.indexes import place
 from pipeline.models.scorer import Device, Precision
 from pipeline.passages import Aggregation
 from pipeline.rerank import RerankSettings
@@ -53,7 +54,8 @@ def rerank(
         typer.Option(metavar="DIR", help="TIRA's $inputDataset, for candidates, topics, texts."),
     ] = None,
     index: Annotated[
-        Path | None, typer.Option("--index", "-i", metavar="DIR", help="Where the texts are,")
+        list[Path] | None,
+        typer.Option("--index", "-i", metavar="DIR", help="Where the texts are: one or several,"),
     ] = None,
     collection: Annotated[
         Path | None, typer.Option("--collection", "-c", help="or a collection to read them from.")
@@ -134,7 +136,7 @@ def rerank(
         topics=topics or Path(),
         model=model,
         output=output,
-        index=index,
+        index=place(index),
         collection=collection,
         vectors=vectors,
         field=field,

@@ -12,6 +12,7 @@ from pipeline.encode import Dtype, EncodeSettings
 from pipeline.errors import PipelineError, did_you_mean, shown
 from pipeline.fuse import FuseSettings, Method
 from pipeline.index import IndexSettings
+from pipeline.indexes import place
 from pipeline.models.scorer import Device, Precision
 from pipeline.retrieve import RetrieveSettings
 from pipeline.shards import Shard
@@ -68,6 +69,9 @@ def index(
     stopwords: Annotated[
         str, typer.Option(help="default, keep, or a file with one word a line.")
     ] = str(IndexSettings.stopwords),
+    shards: Annotated[
+        int, typer.Option(help="Build so many indexes in one folder, searched as one.")
+    ] = IndexSettings.shards,
     threads: Threads = IndexSettings.threads,
     force: Force = False,
     as_json: Json = False,
@@ -82,6 +86,7 @@ def index(
         language=language,
         stemmer=one_of("--stemmer", stemmer, ("porter", "krovetz", "none")),  # type: ignore[arg-type]
         stopwords=stopwords if stopwords in ("default", "keep") else Path(stopwords),  # type: ignore[arg-type]
+        shards=shards,
         threads=threads,
         force=force,
     )
@@ -94,7 +99,8 @@ def retrieve(
     topics: Topics,
     output: Output,
     index: Annotated[
-        Path | None, typer.Option("--index", "-i", metavar="DIR", help="The index, for BM25,")
+        list[Path] | None,
+        typer.Option("--index", "-i", metavar="DIR", help="The index, or several, for BM25,"),
     ] = None,
     vectors: Annotated[
         Path | None, typer.Option(metavar="DIR", help="or vectors, searched exactly with --model.")
@@ -130,13 +136,14 @@ def retrieve(
     from pipeline import retrieve as stage
 
     check_json(output, as_json)
-    if vectors is not None or index is None:
+    where = place(index)
+    if vectors is not None or where is None:
         if shard is not None:
             raise PipelineError(
                 "--shard and --vectors: such a search compares every passage with every query",
                 "split the topics, or leave --shard out",
             )
-        if vectors is None or model is None or index is not None:
+        if vectors is None or model is None or where is not None:
             raise PipelineError(
                 "a search goes through an index, or through vectors with the model that made them",
                 "name --index DIR, or --vectors DIR and --model NAME",
@@ -165,7 +172,7 @@ def retrieve(
         one_of("--stemmer", stemmer, ("porter", "krovetz", "none"))
     settings = RetrieveSettings(
         topics=topics,
-        index=index,
+        index=where,
         output=output,
         field=field,
         hits=hits,
