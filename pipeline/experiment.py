@@ -15,6 +15,7 @@ from pipeline import stage
 from pipeline.collection import IR_DATASETS
 from pipeline.config import fill, only, read_experiment, text
 from pipeline.errors import InputError, PipelineError, did_you_mean, shown
+from pipeline.executor import Executor
 from pipeline.stage import Outcome, Recipe, Status
 from pipeline.store import digest_file
 from pipeline.trec import TAG
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 TRAINING = ("teach", "distill")
 STAGES = ("index", "retrieve", "rerank", "evaluate", *TRAINING)
-TABLES = ("schema", "name", "collection", "topics", *STAGES)
+TABLES = ("schema", "name", "collection", "topics", "executor", *STAGES)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SCHEMA = 1
 
@@ -156,6 +157,9 @@ class _Layout:
             else f"indexes/{folder.name}"
         )
         self._topics: dict[str, Any] = {}
+        self._executor = None
+        if "executor" in tables:
+            self._executor = fill(Executor, tables["executor"], "executor", path)
 
     def steps(self) -> Iterator[Step]:
         """Yield the steps in the order in which they run."""
@@ -230,6 +234,7 @@ class _Layout:
                 "output": self._folder / "bm25.run",
                 "force": False,
                 "shard": None,
+                "executor": self._executor,
             },
         )
         return Step(
@@ -277,6 +282,7 @@ class _Layout:
                 "output": self._folder / f"{name}.run",
                 "force": False,
                 "shard": None,
+                "executor": self._executor,
             },
         )
         return Step(

@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import collection, lucene, passages
 from pipeline.errors import PipelineError
+from pipeline.executor import Executor  # noqa: TC001 - settings are filled by their types at run time
 from pipeline.indexes import Place, paths
+from pipeline.makers import Load, Remote, RerankMaker
 from pipeline.models.folder import OVERLAP, SHIPPED
-from pipeline.models.reranker import advised_weight, load_scorer, load_towers, model_digest
+from pipeline.models.reranker import advised_weight, model_digest
 from pipeline.models.scorer import Device, Limits, Precision, Wishes
 from pipeline.parts import joined
 from pipeline.report import SILENT, Reporter
 from pipeline.reranking import VERSION, Inputs, Work, read_candidates
 from pipeline.rescore import How
 from pipeline.shards import Shard  # noqa: TC001 - likewise
-from pipeline.stage import Outcome, Recipe, need_apart, places, producing
+from pipeline.stage import Job, Outcome, Recipe, need_apart, places, producing
 from pipeline.store import atomic_file, digest_file, digest_json, need_path
 from pipeline.textfile import STREAM
 from pipeline.topics import Topics, read_topics
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pipeline.candidates import Candidates
+    from pipeline.cluster import Crew
     from pipeline.models.scorer import Scorer
 
 MOST = 1 << 31
@@ -71,6 +74,7 @@ class RerankSettings:
     tag: str = "rerank"
     force: bool = False
     shard: Shard | None = None  # these topics alone, into a file of their own
+    executor: Executor | None = None  # workers that score the parts; None: this process
 
 
 def recipe(
@@ -145,20 +149,9 @@ def rerank(settings: RerankSettings, reporter: Reporter = SILENT) -> Outcome:
         settings.shard,
     )
 
-    def load(begun: Mapping[str, Any] | None) -> Scorer:
-        wishes = Wishes(
-            settings.device, settings.precision, settings.threads, settings.token_budget
-        )
-        limits = Limits(settings.max_query_tokens, settings.max_tokens, settings.positive)
-        if settings.vectors is None:
-            return load_scorer(settings.model, wishes, limits, begun)
-        from pipeline.vectors import PassageVectors
-
-        towers = load_towers(settings.model, wishes, limits, begun)
-        found = PassageVectors(settings.vectors)
-        found.need_model(towers.digest, settings.model)
-        towers.use_vectors(found)
-        return towers
+    wishes = Wishes(settings.device, settings.precision, settings.threads, settings.token_budget)
+    limits = Limits(settings.max_query_tokens, settings.max_tokens, settings.positive)
+    load = Load(settings.model, wishes, limits, settings.vectors)
 
     topics: Topics | None = None
     candidates: Candidates | None = None
@@ -182,13 +175,45 @@ def rerank(settings: RerankSettings, reporter: Reporter = SILENT) -> Outcome:
                 return job.outcome
             known = topics or read_topics(settings.topics, settings.field)
             how = how_of(settings)
-            work = Work(inputs, known, candidates, how, load, stack, reporter, job.parts)
+
+            def loaded(begun: Mapping[str, Any] | None) -> Scorer:
+                if settings.executor is None:
+                    return load(begun)
+                crew = _crew(settings.executor, load, how, begun, inputs.model, job, reporter)
+                return Remote(stack.enter_context(crew))
+
+            work = Work(inputs, known, candidates, how, loaded, stack, reporter, job.parts)
             blocks = work.blocks(work.finish_parts(job.parts))
             details = work.details() | {"places": _places(settings), "field": settings.field}
             with job.commit(work.counts(), details), atomic_file(settings.output) as out:
                 for lines in joined(blocks):
                     out.write(lines)
             return job.outcome
+
+
+def _crew(
+    executor: Executor,
+    load: Load,
+    how: How,
+    begun: Mapping[str, Any] | None,
+    digest: str,
+    job: Job,
+    reporter: Reporter,
+) -> Crew:
+    """Hire workers; one processor each unless told otherwise, or begun otherwise."""
+    from pipeline.cluster import Crew
+
+    cpus = load.wishes.threads or int((begun or {}).get("threads") or 1)
+    load = replace(load, wishes=replace(load.wishes, threads=cpus)).from_anywhere()
+    return Crew(
+        executor,
+        RerankMaker(load, how, begun, digest),
+        job.parts,
+        cpus=cpus,
+        gpus=int(load.wishes.device == "cuda"),
+        unit="pairs",
+        reporter=reporter,
+    )
 
 
 def _places(settings: RerankSettings) -> dict[str, str]:
@@ -258,6 +283,10 @@ def _check(settings: RerankSettings) -> None:
             + " named",
             "name one: --index DIR or --collection PATH",
         )
+    if settings.executor is not None:
+        settings.executor.check()
+        if _is_stream(settings.output):
+            raise PipelineError("--executor and --output -: parts need a place", "name a file")
     if _is_stream(settings.run) and _is_stream(settings.topics):
         raise PipelineError(
             "run and topics cannot both come from standard input", "name a file for one of them"

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import lucene
 from pipeline.errors import PipelineError, shown
+from pipeline.executor import Item
 from pipeline.indexes import shown_place
+from pipeline.makers import Remote
 from pipeline.models.scorer import Foreseeing
 from pipeline.parts import Parts, joined, topic_blocks
 from pipeline.rescore import Facts, How, Task, part_key, rescore, task
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.candidates import Candidates, Texts
+    from pipeline.cluster import Crew
     from pipeline.indexes import Place
     from pipeline.models.scorer import Scorer
     from pipeline.parts import Block
@@ -104,6 +107,7 @@ class Work:
         self._check_disk()
         self._sign(begun)
         self._facts = Facts()
+        self._executor: Mapping[str, Any] = {}  # what workers did, where there were any
         self._scored_pairs = self._reused_pairs = 0
         self._seconds = 0.0
         self._all_pairs = sum(self._pairs(qid) for qid in self.candidates.qids)
@@ -190,17 +194,16 @@ class Work:
     def finish_parts(self, parts: Parts) -> list[Path]:
         """Make the parts that are missing; return all."""
         groups = self.candidates.groups(PARTS)
+        if isinstance(self._scorer, Remote):
+            return self._parts_of_crew(self._scorer.crew, groups, parts)
         self._foresee(groups, parts)
         return [self._part(group, parts) for group in groups]
 
     def _part(self, group: Sequence[str], parts: Parts) -> Path:
         tasks = [self.task(qid) for qid in group]
         key = part_key(tasks, self._how, self._made_by())
-        found = parts.find(key)
+        found = self._finished(key, tasks, parts)
         if found is not None:
-            self._facts.add(Facts.read(parts.note(_facts_name(key))))
-            self._reused_pairs += sum(len(topic.scored) for topic in tasks)
-            self._advance()
             return found
         before, self._facts = self._facts, Facts()
         data = b"".join(map(self.lines, tasks))
@@ -209,6 +212,43 @@ class Work:
         before.add(self._facts)
         self._facts = before
         return parts.save(key, data)
+
+    def _finished(self, key: str, tasks: Sequence[Task], parts: Parts) -> Path | None:
+        """Find a part that was made before, and count it."""
+        found = parts.find(key)
+        if found is not None:
+            self._facts.add(Facts.read(parts.note(_facts_name(key))))
+            self._reused_pairs += sum(len(topic.scored) for topic in tasks)
+            self._advance()
+        return found
+
+    def _parts_of_crew(
+        self, crew: Crew, groups: Sequence[Sequence[str]], parts: Parts
+    ) -> list[Path]:
+        """Have the missing parts made by workers; texts are read as parts are handed out."""
+        paths: list[Path] = []
+
+        def missing() -> Iterator[Item]:
+            for group in groups:
+                tasks = [self.task(qid) for qid in group]
+                key = part_key(tasks, self._how, self._made_by())
+                found = self._finished(key, tasks, parts)
+                if found is None:
+                    pairs = sum(len(topic.scored) for topic in tasks)
+                    label = f"of topic {shown(group[0])}"
+                    yield Item(key, label, pairs, (_facts_name(key), tasks))
+                else:
+                    paths.append(found)
+
+        for done in crew.make(missing()):
+            paths.append(done.path)
+            self._facts.add(Facts.read(done.facts))
+            self._scored_pairs += done.item.size
+            self._seconds += done.seconds
+            self._advance()
+        crew.say()
+        self._executor = crew.summary()
+        return paths
 
     def _foresee(self, groups: Sequence[Sequence[str]], parts: Parts) -> None:
         """Let a two-tower model encode each passage once, however many topics it belongs to."""
@@ -303,7 +343,7 @@ class Work:
             "limits": dict(self._scorer.limits),
             "signature": self._signature,
             "lowered_budgets": self._facts.lowered_budgets,
-        }
+        } | ({"executor": self._executor} if self._executor else {})
 
     def _milliseconds(self) -> float:
         """Time that 1,000 candidates took to be scored, in this execution."""

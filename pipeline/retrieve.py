@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import batched
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipeline import lucene, machine
 from pipeline.bm25 import BM25, Searcher
 from pipeline.errors import PipelineError, shown
+from pipeline.executor import Executor, Item, Made
 from pipeline.indexes import Place, part_of, paths, shown_place
 from pipeline.parts import bucket, joined, topic_blocks
 from pipeline.report import SILENT, Reporter
@@ -58,6 +59,7 @@ class RetrieveSettings:
     threads: int = 0  # 0: one for each processor; the output is the same for any number
     force: bool = False
     shard: Shard | None = None  # these topics alone, into a file of their own
+    executor: Executor | None = None  # workers that search; None: this process
 
 
 def recipe(settings: RetrieveSettings, topics: Topics | None = None) -> Recipe:
@@ -191,6 +193,21 @@ def _finish_parts(
     missing = [key for key, part in found.items() if part is None]
     done = len(topics) - sum(len(groups[key]) for key in missing)
     reporter.advance(done, len(topics), "topics")
+    if settings.executor is not None and missing:
+        from pipeline.cluster import Crew
+
+        maker = RetrieveMaker(_from_anywhere(settings), inputs["index"])
+        with Crew(settings.executor, maker, job.parts, cpus=1, reporter=reporter) as crew:
+            items = (
+                Item(key, f"of topic {shown(groups[key][0][0])}", len(groups[key]), groups[key])
+                for key in missing
+            )
+            for one in crew.make(items):
+                found[one.item.key] = one.path
+                done += one.item.size
+                reporter.advance(done, len(topics), "topics")
+            crew.say()
+        return [part for part in found.values() if part is not None]
     with _searching(settings, [groups[key] for key in missing], reporter) as results:
         for key, lines in zip(missing, results, strict=True):
             found[key] = job.parts.save(key, b"".join(lines))
@@ -233,11 +250,7 @@ def _searching(
             for some in batched(group, CALL_TOPICS):
                 if stop.is_set():
                     break
-                found = searcher.search([text for _, text in some])
-                for (qid, _), docs in zip(some, found, strict=True):
-                    if index.several:
-                        _need_distinct(settings, docs)
-                    lines.append(run_lines(Ranking(qid, docs), settings.tag))
+                lines += _lines(settings, index, searcher, some)
             return lines
 
         with closing(in_threads(search, groups, _threads(settings))) as results:
@@ -245,6 +258,54 @@ def _searching(
                 yield results
             finally:
                 stop.set()
+
+
+def _lines(
+    settings: RetrieveSettings, index: lucene.Index, searcher: Searcher, some: Group
+) -> Iterator[bytes]:
+    found = searcher.search([text for _, text in some])
+    for (qid, _), docs in zip(some, found, strict=True):
+        if index.several:
+            _need_distinct(settings, docs)
+        yield run_lines(Ranking(qid, docs), settings.tag)
+
+
+@dataclass
+class RetrieveMaker:
+    """Searches the topics of a part on a worker."""
+
+    settings: RetrieveSettings
+    digest: str  # of the index that the driver has
+    _open: tuple[lucene.Index, Searcher] | None = field(default=None, init=False)
+
+    def open(self) -> dict[str, Any]:
+        """Open the index, and say which it is."""
+        settings = self.settings
+        if lucene.index_digest(settings.index) != self.digest:
+            raise PipelineError(
+                f"{shown_place(settings.index)}: is another index here than where this was begun",
+                "let all nodes see one index, or give them copies of it",
+            )
+        index = lucene.Index(settings.index)
+        index.analysis = _analysis(settings, index, SILENT)
+        bm25 = BM25(settings.hits, settings.k1, settings.b, settings.feedback)
+        self._open = index, Searcher(index, bm25)
+        return {"index": self.digest}
+
+    def make(self, what: Group) -> Made:
+        """Search the topics of a part."""
+        if self._open is None:
+            raise AssertionError("asked for a part before the index was open")
+        lines: list[bytes] = []
+        for some in batched(what, CALL_TOPICS):
+            lines += _lines(self.settings, *self._open, some)
+        return Made(b"".join(lines), {})
+
+
+def _from_anywhere(settings: RetrieveSettings) -> RetrieveSettings:
+    """Name the index by its absolute place: workers stand in other folders."""
+    named = tuple(path.absolute() for path in paths(settings.index))
+    return replace(settings, index=named[0] if len(named) == 1 else named)
 
 
 def _analysis(
@@ -273,15 +334,13 @@ def _analysis(
 
 def _say_what_is_local(settings: RetrieveSettings, reporter: Reporter) -> None:
     """One folder of an index that is made of several has statistics of its own."""
-    named = paths(settings.index)
-    for path in named:
-        whole = part_of(path)
-        if whole is not None and len(named) == 1:
-            reporter.notice(
-                f"{path} is one part of the index {whole}: scores rest on the statistics of this "
-                f"part alone, and are not comparable with those of other parts; --index {whole} "
-                "searches all as one"
-            )
+    (path, *others) = paths(settings.index)
+    whole = part_of(path)
+    if whole is not None and not others:
+        reporter.notice(
+            f"{path} is one part of the index {whole}: scores rest on the statistics of this part "
+            f"alone, and are not comparable with those of others; --index {whole} searches all"
+        )
 
 
 def _need_distinct(settings: RetrieveSettings, docs: Sequence[ScoredDoc]) -> None:
@@ -319,6 +378,10 @@ def _threads(settings: RetrieveSettings) -> int:
 
 def _check(settings: RetrieveSettings) -> None:
     check_tag(settings.tag)
+    if settings.executor is not None:
+        settings.executor.check()
+        if str(settings.output) == STREAM:
+            raise PipelineError("--executor and --output -: parts need a place", "name a file")
     ranges: tuple[tuple[str, float, float, float], ...] = (
         ("hits", settings.hits, 1, 2**31 - 1),
         ("k1", settings.k1, 0, math.inf),

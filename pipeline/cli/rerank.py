@@ -12,12 +12,15 @@ from pipeline.cli.stages import (
     Field,
     Force,
     Json,
+    On,
     Output,
     Quiet,
     ShardOf,
     Tag,
     Threads,
+    Workers,
     check_json,
+    executor_of,
     one_of,
     run_stage,
     shard_of,
@@ -114,6 +117,8 @@ def rerank(
     tag: Tag = RerankSettings.tag,
     threads: Threads = RerankSettings.threads,
     shard: ShardOf = None,
+    executor: On = None,
+    workers: Workers = 0,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -158,6 +163,7 @@ def rerank(
         tag=tag,
         force=force,
         shard=shard_of(shard),
+        executor=executor_of(executor, workers),
     )
     check_json(output, as_json)
 

@@ -10,6 +10,7 @@ import typer
 from pipeline.cli.console import outcome_record, print_json, reporting
 from pipeline.encode import Dtype, EncodeSettings
 from pipeline.errors import PipelineError, did_you_mean, shown
+from pipeline.executor import Executor
 from pipeline.fuse import FuseSettings, Method
 from pipeline.index import IndexSettings
 from pipeline.indexes import place
@@ -42,6 +43,13 @@ ShardOf = Annotated[
     str | None,
     typer.Option("--shard", metavar="I/N", help="Do this share alone; pipeline merge joins them."),
 ]
+On = Annotated[
+    str | None,
+    typer.Option(
+        "--executor", metavar="ENGINE", help="ray, or ray:ADDRESS: workers that share the parts."
+    ),
+]
+Workers = Annotated[int, typer.Option(help="Of the executor; 0: as many as there is room for.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing unless it fails.")]
 
@@ -127,6 +135,8 @@ def retrieve(
     ] = None,
     threads: Threads = RetrieveSettings.threads,
     shard: ShardOf = None,
+    executor: On = None,
+    workers: Workers = 0,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -138,10 +148,11 @@ def retrieve(
     check_json(output, as_json)
     where = place(index)
     if vectors is not None or where is None:
-        if shard is not None:
+        if shard is not None or executor is not None:
             raise PipelineError(
-                "--shard and --vectors: such a search compares every passage with every query",
-                "split the topics, or leave --shard out",
+                f"{'--shard' if shard else '--executor'} and --vectors: such a search goes through "
+                "every passage, for all topics together",
+                "leave it out, or split the topics",
             )
         if vectors is None or model is None or where is not None:
             raise PipelineError(
@@ -185,6 +196,7 @@ def retrieve(
         threads=threads,
         force=force,
         shard=shard_of(shard),
+        executor=executor_of(executor, workers),
     )
     run_stage(
         "retrieve",
@@ -220,6 +232,8 @@ def encode(
     ] = EncodeSettings.token_budget,
     threads: Threads = EncodeSettings.threads,
     shard: ShardOf = None,
+    executor: On = None,
+    workers: Workers = 0,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -240,6 +254,7 @@ def encode(
         token_budget=token_budget,
         force=force,
         shard=shard_of(shard),
+        executor=executor_of(executor, workers),
     )
     run_stage(
         "encode", lambda reporter: stage.encode(settings, reporter), quiet=quiet, as_json=as_json
@@ -303,6 +318,19 @@ def one_of(option: str, value: str, known: tuple[str, ...]) -> str:
 def shard_of(text: str | None) -> Shard | None:
     """Read a share of the work."""
     return None if text is None else Shard.read(text)
+
+
+def executor_of(text: str | None, workers: int) -> Executor | None:
+    """Read who makes the parts.
+
+    Raises:
+        PipelineError: an engine that is not known, or workers without one.
+    """
+    if text is None:
+        if workers:
+            raise PipelineError("--workers without --executor", "add --executor ray")
+        return None
+    return Executor.read(text, workers)
 
 
 def check_json(output: Path, as_json: bool) -> None:
