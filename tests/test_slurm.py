@@ -34,6 +34,12 @@ qrels = "qrels.txt"
 SBATCH = """\
 import os, re, signal, subprocess, sys, time
 from pathlib import Path
+def at_work(children):
+    try:
+        return any(b"pipeline" in Path(f"/proc/{pid}/cmdline").read_bytes()
+                   for pid in children.read_text().split())
+    except FileNotFoundError:
+        return False
 words = sys.argv[1:]
 place = next(i for i, word in enumerate(words) if not word.startswith("-"))
 options = dict(word.lstrip("-").partition("=")[::2] for word in words[:place])
@@ -52,8 +58,9 @@ for task in range(int(tasks[0]), int(tasks[1]) + 1):
         process = subprocess.Popen(["bash", *words[place:]], env=environment, stdout=sys.stderr)
         if options["job-name"] == "e-words" and not restart:
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-            while not children.read_text():
+            while not at_work(children):
                 time.sleep(0.01)
+            time.sleep(0.2)  # bash has noted its child by now
             process.send_signal(signal.SIGUSR1 if task == 1 else signal.SIGTERM)
             code = process.wait()
             asked = Path("requeued").read_text().split() if task == 1 else [number]
