@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pipeline.shards import Shard
     from pipeline.topics import Topics
 
 SOME = 4096  # documents of a collection looked at together
@@ -46,11 +47,18 @@ class _Place(NamedTuple):
 class Candidates:
     """The rankings of a run, in the order in which their topics appear; read once."""
 
-    def __init__(self, run: Path | str, topics: Topics | None, scratch: BinaryIO) -> None:
+    def __init__(
+        self,
+        run: Path | str,
+        topics: Topics | None,
+        scratch: BinaryIO,
+        shard: Shard | None = None,
+    ) -> None:
         """Read a run to its end.
 
         Args:
             topics: those that the run may have; None allows any.
+            shard: keep its topics alone; `places` says where they stand among all.
 
         Raises:
             PipelineError: as `read_run` does; or a topic of the run that is not among the topics.
@@ -59,12 +67,18 @@ class Candidates:
         self._places: dict[str, _Place] = {}
         digest = hashlib.sha256()
         position = scratch.seek(0, 2)
+        self.total = 0  # topics of the run, other shards' included
+        self.places: list[int] = []
         for ranking in read_run(run):
             if topics is not None:
                 need_topic(run, ranking.qid, topics)
             ids = "\n".join(doc.docid for doc in ranking.docs).encode()
             scores = np.array([doc.score for doc in ranking.docs], np.float32).tobytes()
             digest.update(f"{ranking.qid} {len(ids)} {len(scores)} ".encode() + ids + scores)
+            self.total += 1
+            if shard is not None and not shard.holds(ranking.qid):
+                continue
+            self.places.append(self.total - 1)
             scratch.write(ids)
             scratch.write(scores)
             self._places[ranking.qid] = _Place(position, len(ids), len(ranking.docs))

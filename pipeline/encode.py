@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from itertools import batched
-from pathlib import Path  # noqa: TC003 - settings are filled by their types at run time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import collection, lucene
 from pipeline.errors import PipelineError, shown
+from pipeline.executor import Executor, Item, Made
 from pipeline.models.reranker import load_towers, model_digest
 from pipeline.models.scorer import Device, Limits, Precision, Wishes
 from pipeline.report import SILENT, Reporter
+from pipeline.shards import Shard  # noqa: TC001 - likewise
 from pipeline.stage import Job, Outcome, Recipe, producing
-from pipeline.store import atomic_folder
+from pipeline.store import atomic_folder, digest_folder, write_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+    from pipeline.cluster import Crew
+    from pipeline.models.towers import Towers
 
 VERSION = 1
 PART = 4096  # passages
@@ -39,13 +45,16 @@ class EncodeSettings:
     threads: int = 0  # 0: one for each processor
     token_budget: int = 0  # padded tokens of one forward pass; 0: what suits the device
     force: bool = False
+    shard: Shard | None = None  # these parts alone, into a folder of their own
+    executor: Executor | None = None  # workers that encode; None: this process
 
 
 def digest(output: Path) -> str:
-    """Digest of finished vectors."""
+    """Digest of finished vectors, or of a shard's parts of them."""
     from pipeline import vectors
 
-    return vectors.digest(output)
+    whole = (output / vectors.ABOUT).is_file()
+    return vectors.digest(output) if whole else digest_folder(output)
 
 
 def recipe(settings: EncodeSettings) -> Recipe:
@@ -63,6 +72,8 @@ def recipe(settings: EncodeSettings) -> Recipe:
     values: dict[str, Any] = {"dtype": settings.dtype, "precision": settings.precision}
     if settings.max_tokens is not None:
         values["max_tokens"] = settings.max_tokens
+    if settings.shard is not None:
+        values["shard"] = str(settings.shard)
     return Recipe("encode", VERSION, values, inputs)
 
 
@@ -76,6 +87,9 @@ def encode(settings: EncodeSettings, reporter: Reporter = SILENT) -> Outcome:
         PipelineError: as `recipe` does; a model without vectors; a docid that is there twice.
     """
     _check(settings)
+    shard = settings.shard
+    if shard is not None:
+        settings = replace(settings, output=shard.output(settings.output))
     with producing(
         settings.output,
         lambda: recipe(settings),
@@ -87,42 +101,152 @@ def encode(settings: EncodeSettings, reporter: Reporter = SILENT) -> Outcome:
             return job.outcome
         from pipeline.vectors import write_vectors
 
-        work = _Work(settings, job, reporter)
-        parts = list(work.parts())
+        with ExitStack() as stack:
+            work = _Work(settings, job, stack, reporter)
+            parts = work.parts()
+        facts = work.facts
         about = {
-            "model": work.model.digest,
-            "limits": dict(work.model.limits),
+            "model": facts["model"],
+            "limits": facts["limits"],
             "dtype": settings.dtype,
-            "size": work.model.size,
+            "size": facts["size"],
         }
-        counts = {"passages": work.done, "empty": work.empty, "cut": work.cut}
-        details = {"signature": dict(work.model.signature)}
-        with (
-            job.commit({**counts, "size": work.model.size}, details),
-            atomic_folder(settings.output) as new,
-        ):
-            write_vectors(new, parts, about)
+        counts: dict[str, Any] = {"passages": work.done, "empty": work.empty, "cut": work.cut}
+        counts["size"] = facts["size"]
+        details = {"signature": facts["signature"], "about": about}
+        if shard is not None:
+            counts["shard"] = shard.facts(work.total, parts)
+        with job.commit(counts, details), atomic_folder(settings.output) as new:
+            if shard is None:
+                write_vectors(new, parts.values(), about)
+            else:
+                for number, part in parts.items():
+                    write_bytes(new / part_name(number), part.read_bytes())
         return job.outcome
+
+
+def _crew(
+    settings: EncodeSettings, begun: Mapping[str, Any] | None, job: Job, reporter: Reporter
+) -> Crew:
+    """Hire workers; one processor each unless told otherwise, or begun otherwise."""
+    from pipeline.cluster import Crew
+
+    if settings.executor is None:
+        raise AssertionError("workers were not asked for")
+    cpus = settings.threads or int((begun or {}).get("threads") or 1)
+    model = Path(settings.model)
+    place = str(model.absolute()) if model.is_dir() else settings.model
+    maker = EncodeMaker(replace(settings, model=place, threads=cpus), begun)
+    gpus = int(settings.device == "cuda")
+    return Crew(
+        settings.executor, maker, job.parts, cpus=cpus, gpus=gpus, unit="passages",
+        reporter=reporter,
+    )  # fmt: skip
+
+
+def part_name(number: int) -> str:
+    """Name a part in a shard's folder by its place in the whole."""
+    return f"{number:08}.part"
+
+
+@dataclass
+class EncodeMaker:
+    """Encodes the passages of a part, here or on a worker."""
+
+    settings: EncodeSettings
+    begun: Mapping[str, Any] | None  # numeric signature of a stage that goes on
+    _model: Towers | None = field(default=None, init=False)
+
+    def open(self) -> dict[str, Any]:
+        """Load the model, and say what decides vectors."""
+        settings = self.settings
+        wishes = Wishes(
+            settings.device, settings.precision, settings.threads, settings.token_budget
+        )
+        limits = Limits(max_tokens=settings.max_tokens)
+        self._model = model = load_towers(settings.model, wishes, limits, self.begun)
+        return {
+            "model": model.digest,
+            "limits": dict(model.limits),
+            "signature": dict(model.signature),
+            "size": model.size,
+        }
+
+    def make(self, what: tuple[tuple[str, ...], tuple[str, ...]]) -> Made:
+        """Encode the texts of some docids."""
+        from pipeline.models.towers import text_key
+        from pipeline.vectors import part_bytes
+
+        if self._model is None:
+            raise AssertionError("asked for a part before the model was loaded")
+        docids, texts = what
+        made, cut = self._model.encode_anew(texts)
+        keys = [text_key(text) for text in texts]
+        data = part_bytes(docids, keys, made, self.settings.dtype)
+        return Made(data, {"cut": int(cut.sum())})
 
 
 class _Work:
     """A stage at work."""
 
-    def __init__(self, settings: EncodeSettings, job: Job, reporter: Reporter) -> None:
+    def __init__(
+        self, settings: EncodeSettings, job: Job, stack: ExitStack, reporter: Reporter
+    ) -> None:
         self._settings, self._job, self._reporter = settings, job, reporter
         begun = job.parts.note("signature")
-        wishes = Wishes(
-            settings.device, settings.precision, settings.threads, settings.token_budget
-        )
-        limits = Limits(max_tokens=settings.max_tokens)
-        self.model = load_towers(settings.model, wishes, limits, begun)
-        job.parts.keep_note("signature", self.model.signature)
-        self.done = self.empty = self.cut = 0
+        self._crew: Crew | None = None
+        if settings.executor is None:
+            self._maker = EncodeMaker(settings, begun)
+            self.facts: Mapping[str, Any] = self._maker.open()
+        else:
+            self._crew = stack.enter_context(_crew(settings, begun, job, reporter))
+            self.facts = self._crew.facts
+        job.parts.keep_note("signature", self.facts["signature"])
+        self.done = self.empty = self.cut = self.total = 0
         self._seen: set[str] = set()
 
-    def parts(self) -> Iterator[Path]:
-        """Make the parts that are missing; yield all, in the order of the collection."""
-        for some in batched(self._documents(), PART):
+    def parts(self) -> dict[int, Path]:
+        """Make the parts that are missing; all of this shard, by their numbers."""
+        paths: dict[int, Path] = {}
+        numbers: dict[str, int] = {}
+
+        def missing() -> Iterator[Item]:
+            for number, docids, texts in self._slices():
+                key = self._key(docids, texts)
+                found = self._job.parts.find(key)
+                if found is None:
+                    numbers[key] = number
+                    label = f"of passages from {shown(docids[0])}"
+                    yield Item(key, label, len(docids), (docids, texts))
+                else:
+                    paths[number] = found
+                    self._advance(len(docids))
+
+        for item, path, facts in self._made(missing()):
+            paths[numbers.pop(item.key)] = path
+            self.cut += int(facts["cut"])
+            self._advance(item.size)
+        return dict(sorted(paths.items()))
+
+    def _made(self, items: Iterator[Item]) -> Iterator[tuple[Item, Path, Mapping[str, Any]]]:
+        if self._crew is None:
+            for item in items:
+                made = self._maker.make(item.what)
+                yield item, self._job.parts.save(item.key, made.data), made.facts
+            return
+        for done in self._crew.make(items):
+            yield done.item, done.path, done.facts
+        self._crew.say()
+
+    def _advance(self, passages: int) -> None:
+        self.done += passages
+        self._reporter.advance(self.done, 0, "passages")
+
+    def _slices(self) -> Iterator[tuple[int, tuple[str, ...], tuple[str, ...]]]:
+        """Cut the collection into parts, of which other shards may have theirs."""
+        shard = self._settings.shard
+        for number, some in enumerate(batched(self._documents(), PART)):
+            self.total = number + 1
             docids, texts = zip(*some, strict=True)
             for docid in docids:
                 if docid in self._seen:
@@ -130,33 +254,21 @@ class _Work:
                         f"document {shown(docid)} is there twice", "give each an id of its own"
                     )
                 self._seen.add(docid)
-            yield self._part(docids, texts)
-            self.done += len(docids)
-            self._reporter.advance(self.done, 0, "passages")
+            if shard is None or shard.takes(number):
+                yield number, docids, texts
 
-    def _part(self, docids: tuple[str, ...], texts: tuple[str, ...]) -> Path:
-        from pipeline.models.towers import text_key
-        from pipeline.vectors import part_bytes
-
+    def _key(self, docids: tuple[str, ...], texts: tuple[str, ...]) -> str:
         content = hashlib.sha256()
         for docid, text in zip(docids, texts, strict=True):
             data = f"{docid}\n{text}".encode("utf-8", "surrogatepass")
             content.update(len(data).to_bytes(8) + data)
-        inputs = {"model": self.model.digest}
+        inputs = {"model": self.facts["model"]}
         of_part = Recipe("encode", VERSION, self._job.recipe.settings, inputs)
-        key = of_part.key(
-            signature=dict(self.model.signature),
-            limits=dict(self.model.limits),
+        return of_part.key(
+            signature=self.facts["signature"],
+            limits=self.facts["limits"],
             texts=content.hexdigest(),
         )
-        found = self._job.parts.find(key)
-        if found is None:
-            made, cut = self.model.encode_anew(texts)
-            self.cut += int(cut.sum())
-            keys = [text_key(text) for text in texts]
-            data = part_bytes(docids, keys, made, self._settings.dtype)
-            found = self._job.parts.save(key, data)
-        return found
 
     def _documents(self) -> Iterator[tuple[str, str]]:
         for docid, text in self._all():
@@ -178,6 +290,8 @@ class _Work:
 
 
 def _check(settings: EncodeSettings) -> None:
+    if settings.executor is not None:
+        settings.executor.check()
     if (settings.index is None) == (settings.collection is None):
         raise PipelineError(
             "texts come from an index or from a collection, and "

@@ -15,6 +15,7 @@ from pipeline import stage
 from pipeline.collection import IR_DATASETS
 from pipeline.config import fill, only, read_experiment, text
 from pipeline.errors import InputError, PipelineError, did_you_mean, shown
+from pipeline.executor import Executor
 from pipeline.stage import Outcome, Recipe, Status
 from pipeline.store import digest_file
 from pipeline.trec import TAG
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
 
     from pipeline.distill.settings import DistillConfig, TeachConfig
     from pipeline.report import Reporter
+    from pipeline.shards import Shard
 
 TRAINING = ("teach", "distill")
 STAGES = ("index", "retrieve", "rerank", "evaluate", *TRAINING)
-TABLES = ("schema", "name", "collection", "topics", *STAGES)
+TABLES = ("schema", "name", "collection", "topics", "executor", *STAGES)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SCHEMA = 1
 
@@ -45,6 +47,7 @@ class Step:
     beside: tuple[Path, ...] = ()  # what it writes beside its output
     given: tuple[Path, ...] = ()  # files it reads that no stage makes
     check: Callable[[], object] = lambda: None  # fails over what the stages before it cannot change
+    share: Callable[[Reporter, bool, Shard], Outcome] | None = None  # do one share of it
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,28 @@ class Experiment:
             if step.name in wanted:
                 wanted.update(step.needs)
         return tuple(step for step in self.steps if step.name in wanted)
+
+    def to_share(self, name: str | None) -> Step:
+        """Find a stage that shards can do, the stages before it done.
+
+        Raises:
+            PipelineError: no stage is named, or it is done whole; or a stage before it is stale.
+        """
+        shared = [step.name for step in self.steps if step.share is not None]
+        if name is None or self.step(name).share is None:
+            raise PipelineError(
+                "--shard does its share of one stage"
+                + (f", and {name} is done whole" if name else ", and none is named"),
+                f"name one with --until: {', '.join(shared)}",
+            )
+        step = self.step(name)
+        for other, now in self.statuses():
+            if other.name in step.needs and not now.fresh:
+                raise PipelineError(
+                    f"{other.output}: {', '.join(now.reasons)}, and {name} needs it",
+                    f"do it before any shard: pipeline run {self.path} --until {other.name}",
+                )
+        return step
 
     def statuses(self) -> Iterator[tuple[Step, Status]]:
         """Yield every stage with its status; what follows a stale stage is stale with it."""
@@ -132,6 +157,9 @@ class _Layout:
             else f"indexes/{folder.name}"
         )
         self._topics: dict[str, Any] = {}
+        self._executor = None
+        if "executor" in tables:
+            self._executor = fill(Executor, tables["executor"], "executor", path)
 
     def steps(self) -> Iterator[Step]:
         """Yield the steps in the order in which they run."""
@@ -205,6 +233,8 @@ class _Layout:
                 "index": self._index,
                 "output": self._folder / "bm25.run",
                 "force": False,
+                "shard": None,
+                "executor": self._executor,
             },
         )
         return Step(
@@ -215,6 +245,9 @@ class _Layout:
             lambda reporter, force: retrieve.retrieve(replace(settings, force=force), reporter),
             given=(settings.topics,),
             check=lambda: retrieve.check(settings),
+            share=lambda reporter, force, shard: retrieve.retrieve(
+                replace(settings, force=force, shard=shard), reporter
+            ),
         )
 
     def _rerank_step(
@@ -248,6 +281,8 @@ class _Layout:
                 "collection": None,
                 "output": self._folder / f"{name}.run",
                 "force": False,
+                "shard": None,
+                "executor": self._executor,
             },
         )
         return Step(
@@ -257,6 +292,9 @@ class _Layout:
             lambda: rerank.recipe(settings),
             lambda reporter, force: rerank.rerank(replace(settings, force=force), reporter),
             check=lambda: rerank.check(settings),
+            share=lambda reporter, force, shard: rerank.rerank(
+                replace(settings, force=force, shard=shard), reporter
+            ),
         )
 
     def _evaluate_step(self, runs: list[Step]) -> Step:

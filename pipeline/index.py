@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import collection, lucene, machine
 from pipeline.errors import InputError, PipelineError, shown
+from pipeline.parts import bucket
 from pipeline.report import SILENT, Reporter
 from pipeline.stage import Outcome, Recipe, need_apart, places, producing
-from pipeline.store import atomic_folder, digest_file, digest_json, write_bytes
+from pipeline.store import atomic_folder, digest_file, digest_json, new_folder, write_bytes
 from pipeline.textfile import text_lines
 from pipeline.threads import in_threads
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 VERSION = 1
 BATCH = 1000  # documents that go to Java at once
 BATCH_CHARACTERS = 1 << 20  # or as much text as this
+MOST_SHARDS = 1024
 MAX_DOCID = 512  # bytes
 EMPTY_FILE = "empty-documents.txt"  # in the index folder; Lucene leaves it alone
 EMPTY_SHOWN = 10
@@ -44,6 +46,7 @@ class IndexSettings:
     language: str = "en"
     stemmer: Literal["porter", "krovetz", "none"] = "porter"
     stopwords: Literal["default", "keep"] | Path = "default"  # or a file with one word a line
+    shards: int = 1  # folders with an index each, which are searched as one
     threads: int = 0  # 0: one for each processor
     force: bool = False
 
@@ -58,16 +61,14 @@ def recipe(settings: IndexSettings) -> Recipe:
     inputs = {"collection": collection.digest(settings.collection)}
     if isinstance(words, Path):
         inputs["stopwords"] = digest_file(words)
-    return Recipe(
-        "index",
-        VERSION,
-        {
-            "language": settings.language,
-            "stemmer": settings.stemmer,
-            "stopwords": "file" if isinstance(words, Path) else words,
-        },
-        inputs,
-    )
+    values: dict[str, Any] = {
+        "language": settings.language,
+        "stemmer": settings.stemmer,
+        "stopwords": "file" if isinstance(words, Path) else words,
+    }
+    if settings.shards != 1:
+        values["shards"] = settings.shards
+    return Recipe("index", VERSION, values, inputs)
 
 
 def index(settings: IndexSettings, reporter: Reporter = SILENT) -> Outcome:
@@ -123,6 +124,11 @@ def check(settings: IndexSettings) -> lucene.Analysis:
     need_apart(settings.output, settings.collection, words if isinstance(words, Path) else None)
     if settings.threads < 0:
         raise PipelineError(f"--threads {settings.threads} is less than 0", "0 takes all CPUs")
+    if not 1 <= settings.shards <= MOST_SHARDS:
+        raise PipelineError(
+            f"--shards {settings.shards} is out of range",
+            f"choose a number from 1 to {MOST_SHARDS}",
+        )
     if settings.language not in lucene.LANGUAGES:
         raise PipelineError(
             f"no analysis for language {shown(settings.language)}",
@@ -151,7 +157,7 @@ def _build(
     settings: IndexSettings, analysis: lucene.Analysis, folder: Path, reporter: Reporter
 ) -> dict[str, Any]:
     source = _Source(settings.collection)
-    writer = lucene.Writer(folder, analysis)
+    writer = _Writers(folder, analysis, settings.shards)
     try:
         batches = source.batches()
         with closing(in_threads(writer.add, batches, _threads(settings))) as added:
@@ -182,6 +188,39 @@ def _build(
         "empty_first": source.empty[:EMPTY_SHOWN],
         "content": digest_json([f"{source.content:x}", analysis.record()]),
     }
+
+
+class _Writers:
+    """One index, or several side by side, each in a folder of its own."""
+
+    def __init__(self, folder: Path, analysis: lucene.Analysis, count: int) -> None:
+        self._writers: list[lucene.Writer] = []
+        try:
+            for number in range(1, count + 1):
+                place = folder if count == 1 else new_folder(folder / str(number))
+                self._writers.append(lucene.Writer(place, analysis, count))
+        except BaseException:
+            self.give_up()
+            raise
+
+    def add(self, documents: list[tuple[str, str]]) -> int:
+        """Add a batch; which index a document goes to is a function of its id alone."""
+        writers = self._writers
+        if len(writers) == 1:
+            return writers[0].add(documents)
+        groups: dict[int, list[tuple[str, str]]] = {}
+        for document in documents:
+            groups.setdefault(bucket(document[0], len(writers)), []).append(document)
+        return sum(writers[number].add(group) for number, group in groups.items())
+
+    def finish(self) -> int:
+        """Finish one after the other; the number of documents in all."""
+        return sum(writer.finish() for writer in self._writers)
+
+    def give_up(self) -> None:
+        """Drop everything."""
+        for writer in self._writers:
+            writer.give_up()
 
 
 class _Source:

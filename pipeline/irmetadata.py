@@ -119,8 +119,8 @@ def _collection(stages: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
                 found[name] = {"file": _name(where.get(key)), "sha256": inputs[key]}
     if made := _index(stages):
         digest = made["recipe"]["inputs"].get("collection")
-        name = _name(_map(made["details"], "places").get("collection"))
-        found["source"] = {"file": name, "sha256": digest}
+        file = _name(_map(made["details"], "places").get("collection"))
+        found["source"] = {"file": file, "sha256": digest}
         found["documents"] = _map(made, "counts").get("documents")
     return found
 

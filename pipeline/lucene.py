@@ -14,23 +14,22 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pipeline import java
+from pipeline import indexes, java
 from pipeline.errors import PipelineError, one_line, storage_error
 from pipeline.java import Program, java_class, view
-from pipeline.stage import read_sidecar
-from pipeline.store import digest_bytes, digest_json
 from pipeline.threads import in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from pipeline.indexes import Place
+
 COMMIT_KEY = "trec-pipeline.analysis"  # in the commit data of our indexes
 LANGUAGES = (
     "ar", "bn", "da", "de", "en", "es", "fa", "fi", "fr", "hi", "hu", "id", "it", "ja", "ko", "nl",
     "no", "pl", "pt", "ru", "sv", "te", "th", "tr", "uk", "whitespace", "zh",
 )  # fmt: skip
-FOOTER = 16  # bytes; every Lucene file ends in its own checksum
 MAX_BUFFER = 2047  # MB a writer may hold before it writes a segment; Lucene's limit
 MISSING = "\0"  # no document's text: Anserini trims it away
 
@@ -45,8 +44,11 @@ WRITER = "org.apache.lucene.index.IndexWriter"
 
 
 start, java_home = java.start, java.home
+files_digest, index_digest, need_index = (
+    indexes.files_digest, indexes.index_digest, indexes.need_index,
+)  # fmt: skip
 
-# ---------------------------------------------------------------- identity, without Java
+# ---------------------------------------------------------------- how text becomes terms
 
 
 @dataclass(frozen=True)
@@ -68,99 +70,55 @@ class Analysis:
 ANSERINI = Analysis()
 
 
-def files_digest(path: Path) -> str:
-    """Digest of an index's files, cheaply: names, sizes, each file's own checksum, the segments.
-
-    Notices a file that is missing, cut, or from another index; not a byte changed by hand in the
-    middle of one, which Lucene's checksums find when asked.
-    """
-    facts = []
-    try:
-        for file in sorted(path.iterdir()):
-            if file.name.startswith(".") or file.name == "write.lock" or not file.is_file():
-                continue
-            with file.open("rb") as data:
-                size = data.seek(0, 2)
-                data.seek(0 if file.name.startswith("segments") else max(0, size - FOOTER))
-                facts.append([file.name, size, digest_bytes(data.read())])
-    except OSError as error:
-        raise storage_error(path, error) from error
-    return digest_json(facts)
-
-
-def index_digest(path: Path) -> str:
-    """Digest of what an index holds, for the recipes of stages that read it; needs no Java.
-
-    Ours say in their sidecar what documents they hold and how these were analysed, which is the
-    same for every build; of others, their files are taken.
-
-    Raises:
-        PipelineError: there is no index, it was never finished, or its files changed since.
-    """
-    need_index(path)
-    sidecar = read_sidecar(path)
-    files = files_digest(path)
-    if sidecar is None:
-        return files
-    if sidecar.get("state") != "finished":
-        raise PipelineError(f"{path}: this index was never finished", "run pipeline index again")
-    if sidecar["output"].get("sha256") != files:
-        raise PipelineError(
-            f"{path}: files of this index changed after it was built",
-            "build it again: pipeline index",
-        )
-    return str(sidecar["counts"].get("content", files))
-
-
-def need_index(path: Path) -> None:
-    """Fail early where there is no Lucene index.
-
-    Raises:
-        PipelineError: with what is there instead.
-    """
-    try:
-        if any(file.name.startswith("segments_") for file in path.iterdir()):
-            return
-    except FileNotFoundError:
-        raise PipelineError(
-            f"{path}: no such index", "build it with pipeline index, or check the path"
-        ) from None
-    except NotADirectoryError:
-        raise PipelineError(
-            f"{path}: is a file, and an index is a folder", "name the folder of the index"
-        ) from None
-    except OSError as error:
-        raise storage_error(path, error) from error
-    raise PipelineError(
-        f"{path}: no Lucene index in this folder", "name the folder that has the segments_N file"
-    )
-
-
 # ---------------------------------------------------------------- reading
 
 
 class Index:
-    """An open index: ours, or any that Anserini or Pyserini wrote; safe for several threads."""
+    """An open index: ours, or any that Anserini or Pyserini wrote; safe for several threads.
 
-    def __init__(self, path: Path) -> None:
-        need_index(path)
+    Several indexes, or the folders of one that is made of several, are read as one: with the
+    statistics of all, so scores and order are those of a single index of all their documents.
+    """
+
+    def __init__(self, place: Place) -> None:
+        need_index(place)
         java.start()
-        self.path = path
-        with failures(path), java.lock:
-            folder = java_class("org.apache.lucene.store.MMapDirectory")(_java_path(path))
-            opened = java_class("org.apache.lucene.index.DirectoryReader").open(folder)
-            data = opened.getIndexCommit().getUserData().get(COMMIT_KEY)
-            self.reader = view(READER, opened)
-            self.count = int(self.reader.numDocs())
-        self.own = data is not None
-        self.analysis = _analysis(path, data)
+        self.path = indexes.paths(place)[0]
+        folders = [folder for path in indexes.paths(place) for folder in indexes.folders(path)]
+        self._readers: list[Any] = []
+        analyses = []
+        try:
+            for folder in folders:
+                with failures(folder), java.lock:
+                    opened = _open(folder)
+                    self._readers.append(opened)
+                    data = opened.getIndexCommit().getUserData().get(COMMIT_KEY)
+                analyses.append((data is not None, _analysis(folder, data)))
+                if analyses[-1] != analyses[0]:
+                    raise PipelineError(
+                        f"{folder}: was not analysed as {folders[0]} was",
+                        "search them one by one, or build them with the same settings",
+                    )
+            with failures(self.path), java.lock:
+                self.reader = _as_one(self._readers)
+                self.count = int(self.reader.numDocs())
+        except BaseException:
+            self.close()
+            raise
+        self.own, self.analysis = analyses[0]
+        self.several = len(folders) > 1
+
+    def close(self) -> None:
+        """Close all readers."""
+        with java.lock:
+            for reader in self._readers:
+                reader.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with java.lock:
-            self.reader.close()
+        self.close()
 
     def texts(self, docids: Iterable[str]) -> list[str | None]:
         """Look up stored texts, in the order asked for; None for a document that is not here.
@@ -230,9 +188,13 @@ class Index:
 
 
 class Writer:
-    """Writes a new index into an empty folder; `add` may be called from several threads."""
+    """Writes a new index into an empty folder; `add` may be called from several threads.
 
-    def __init__(self, folder: Path, analysis: Analysis) -> None:
+    Args:
+        beside: writers that are at work at the same time, this one included.
+    """
+
+    def __init__(self, folder: Path, analysis: Analysis, beside: int = 1) -> None:
         java.start()
         self._folder = folder
         with failures(folder), java.lock:
@@ -240,7 +202,7 @@ class Writer:
                 view(ANALYZER, make_analyzer(analysis))
             )
             heap = java_class("java.lang.Runtime").getRuntime().maxMemory()
-            config.setRAMBufferSizeMB(float(min(MAX_BUFFER, heap // (4 << 20))))
+            config.setRAMBufferSizeMB(float(max(16, min(MAX_BUFFER, heap // (4 * beside << 20)))))
             config.setUseCompoundFile(False)
             directory = java_class("org.apache.lucene.store.MMapDirectory")(_java_path(folder))
             self._writer = java_class(WRITER)(directory, config)
@@ -304,6 +266,19 @@ def lines(texts: Iterable[str]) -> Any:
 def to_bytes() -> Program:
     """(text) -> its UTF-8"""
     return Program.method(STRING, "getBytes", BYTES, STRING).bind("UTF-8", at=1)
+
+
+def _open(path: Path) -> Any:
+    folder = java_class("org.apache.lucene.store.MMapDirectory")(_java_path(path))
+    return java_class("org.apache.lucene.index.DirectoryReader").open(folder)
+
+
+def _as_one(readers: list[Any]) -> Any:
+    """One reader over several; it leaves them open when it is closed."""
+    if len(readers) == 1:
+        return view(READER, readers[0])
+    several = [view(READER, reader) for reader in readers]
+    return view(READER, java_class("org.apache.lucene.index.MultiReader")(several, False))
 
 
 def _java_path(path: Path) -> Any:

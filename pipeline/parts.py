@@ -59,6 +59,12 @@ class Parts:
             self._names[key[:32]] = path.name
         return path
 
+    def arrived(self, key: str, name: str) -> Path:
+        """Take a part that another process wrote here under `name`, whole, a moment ago."""
+        if self._names is not None:
+            self._names[key[:32]] = name
+        return self.folder / name
+
     def note(self, name: str) -> dict[str, Any] | None:
         """Read a small fact kept beside the parts, such as the numeric signature."""
         path = self.folder / f"{name}.json"

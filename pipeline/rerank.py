@@ -10,19 +10,23 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path  # noqa: TC003 - settings are filled by their types at run time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import collection, lucene, passages
 from pipeline.errors import PipelineError
+from pipeline.executor import Executor  # noqa: TC001 - settings are filled by their types at run time
+from pipeline.indexes import Place, paths
+from pipeline.makers import Load, Remote, RerankMaker
 from pipeline.models.folder import OVERLAP, SHIPPED
-from pipeline.models.reranker import advised_weight, load_scorer, load_towers, model_digest
+from pipeline.models.reranker import advised_weight, model_digest
 from pipeline.models.scorer import Device, Limits, Precision, Wishes
 from pipeline.parts import joined
 from pipeline.report import SILENT, Reporter
 from pipeline.reranking import VERSION, Inputs, Work, read_candidates
 from pipeline.rescore import How
-from pipeline.stage import Outcome, Recipe, need_apart, places, producing
+from pipeline.shards import Shard  # noqa: TC001 - likewise
+from pipeline.stage import Job, Outcome, Recipe, need_apart, places, producing
 from pipeline.store import atomic_file, digest_file, digest_json, need_path
 from pipeline.textfile import STREAM
 from pipeline.topics import Topics, read_topics
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pipeline.candidates import Candidates
+    from pipeline.cluster import Crew
     from pipeline.models.scorer import Scorer
 
 MOST = 1 << 31
@@ -45,7 +50,7 @@ class RerankSettings:
     topics: Path  # `-`: standard input
     model: str  # a shipped name, a folder or a Hugging Face id
     output: Path  # `-`: standard output, topic after topic, without sidecar
-    index: Path | None = None  # where texts are: an index,
+    index: Place | None = None  # where texts are: an index, or several,
     collection: Path | None = None  # or a collection
     vectors: Path | None = None  # of two towers: passages that were encoded before
     field: str = "title"  # of TREC topic files
@@ -68,6 +73,8 @@ class RerankSettings:
     token_budget: int = 0  # padded tokens of one forward pass; 0: what suits the device
     tag: str = "rerank"
     force: bool = False
+    shard: Shard | None = None  # these topics alone, into a file of their own
+    executor: Executor | None = None  # workers that score the parts; None: this process
 
 
 def recipe(
@@ -100,7 +107,9 @@ def recipe(
         from pipeline import vectors
 
         inputs["vectors"] = vectors.digest(settings.vectors)
-    values = {"depth": settings.depth, "tail": settings.tail, "tag": settings.tag}
+    values: dict[str, Any] = {name: getattr(settings, name) for name in ("depth", "tail", "tag")}
+    if settings.shard is not None:
+        values["shard"] = str(settings.shard)
     return Recipe("rerank", VERSION, values | _scoring(settings), inputs)
 
 
@@ -127,6 +136,8 @@ def rerank(settings: RerankSettings, reporter: Reporter = SILENT) -> Outcome:
         PipelineError: as `recipe` does; an unknown topic or document; a score that is not finite.
     """
     started = time.monotonic()
+    if settings.shard is not None:
+        settings = replace(settings, output=settings.shard.output(settings.output))
     _check(settings)
     _need_files(settings)
     inputs = Inputs(
@@ -135,22 +146,12 @@ def rerank(settings: RerankSettings, reporter: Reporter = SILENT) -> Outcome:
         settings.collection,
         settings.output,
         model_digest(settings.model),
+        settings.shard,
     )
 
-    def load(begun: Mapping[str, Any] | None) -> Scorer:
-        wishes = Wishes(
-            settings.device, settings.precision, settings.threads, settings.token_budget
-        )
-        limits = Limits(settings.max_query_tokens, settings.max_tokens, settings.positive)
-        if settings.vectors is None:
-            return load_scorer(settings.model, wishes, limits, begun)
-        from pipeline.vectors import PassageVectors
-
-        towers = load_towers(settings.model, wishes, limits, begun)
-        found = PassageVectors(settings.vectors)
-        found.need_model(towers.digest, settings.model)
-        towers.use_vectors(found)
-        return towers
+    wishes = Wishes(settings.device, settings.precision, settings.threads, settings.token_budget)
+    limits = Limits(settings.max_query_tokens, settings.max_tokens, settings.positive)
+    load = Load(settings.model, wishes, limits, settings.vectors)
 
     topics: Topics | None = None
     candidates: Candidates | None = None
@@ -174,13 +175,45 @@ def rerank(settings: RerankSettings, reporter: Reporter = SILENT) -> Outcome:
                 return job.outcome
             known = topics or read_topics(settings.topics, settings.field)
             how = how_of(settings)
-            work = Work(inputs, known, candidates, how, load, stack, reporter, job.parts)
+
+            def loaded(begun: Mapping[str, Any] | None) -> Scorer:
+                if settings.executor is None:
+                    return load(begun)
+                crew = _crew(settings.executor, load, how, begun, inputs.model, job, reporter)
+                return Remote(stack.enter_context(crew))
+
+            work = Work(inputs, known, candidates, how, loaded, stack, reporter, job.parts)
             blocks = work.blocks(work.finish_parts(job.parts))
             details = work.details() | {"places": _places(settings), "field": settings.field}
             with job.commit(work.counts(), details), atomic_file(settings.output) as out:
                 for lines in joined(blocks):
                     out.write(lines)
             return job.outcome
+
+
+def _crew(
+    executor: Executor,
+    load: Load,
+    how: How,
+    begun: Mapping[str, Any] | None,
+    digest: str,
+    job: Job,
+    reporter: Reporter,
+) -> Crew:
+    """Hire workers; one processor each unless told otherwise, or begun otherwise."""
+    from pipeline.cluster import Crew
+
+    cpus = load.wishes.threads or int((begun or {}).get("threads") or 1)
+    load = replace(load, wishes=replace(load.wishes, threads=cpus)).from_anywhere()
+    return Crew(
+        executor,
+        RerankMaker(load, how, begun, digest),
+        job.parts,
+        cpus=cpus,
+        gpus=int(load.wishes.device == "cuda"),
+        unit="pairs",
+        reporter=reporter,
+    )
 
 
 def _places(settings: RerankSettings) -> dict[str, str]:
@@ -190,7 +223,7 @@ def _places(settings: RerankSettings) -> dict[str, str]:
         run=settings.run,
         topics=settings.topics,
         model=model,
-        index=settings.index,
+        index=settings.index if isinstance(settings.index, Path) else None,
         collection=settings.collection,
     )
     return found | ({"model": model} if model in (*SHIPPED, OVERLAP) else {})
@@ -250,6 +283,10 @@ def _check(settings: RerankSettings) -> None:
             + " named",
             "name one: --index DIR or --collection PATH",
         )
+    if settings.executor is not None:
+        settings.executor.check()
+        if _is_stream(settings.output):
+            raise PipelineError("--executor and --output -: parts need a place", "name a file")
     if _is_stream(settings.run) and _is_stream(settings.topics):
         raise PipelineError(
             "run and topics cannot both come from standard input", "name a file for one of them"
@@ -272,7 +309,8 @@ def _check(settings: RerankSettings) -> None:
         if value is not None and not low <= value <= high:
             bound = f"from {low:g} to {high:g}" if high < MOST else f"{low:g} or more"
             raise PipelineError(f"--{name} {value} is out of range", f"choose a number {bound}")
-    need_apart(settings.output, settings.run, settings.topics, settings.index, settings.collection)
+    indexes = () if settings.index is None else paths(settings.index)
+    need_apart(settings.output, settings.run, settings.topics, *indexes, settings.collection)
 
 
 def _need_files(settings: RerankSettings) -> None:

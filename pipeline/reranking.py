@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import lucene
 from pipeline.errors import PipelineError, shown
+from pipeline.executor import Item
+from pipeline.indexes import shown_place
+from pipeline.makers import Remote
 from pipeline.models.scorer import Foreseeing
 from pipeline.parts import Parts, joined, topic_blocks
 from pipeline.rescore import Facts, How, Task, part_key, rescore, task
@@ -20,9 +23,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.candidates import Candidates, Texts
+    from pipeline.cluster import Crew
+    from pipeline.indexes import Place
     from pipeline.models.scorer import Scorer
     from pipeline.parts import Block
     from pipeline.report import Reporter
+    from pipeline.shards import Shard
     from pipeline.topics import Topics
     from pipeline.trec import Ranking
 
@@ -38,10 +44,11 @@ class Inputs:
     """Where candidates and texts come from, where the run goes, and which model makes it."""
 
     run: Path
-    index: Path | None
+    index: Place | None
     collection: Path | None
     output: Path
     model: str  # its digest
+    shard: Shard | None = None  # score its topics alone
 
 
 def read_candidates(inputs: Inputs, topics: Topics, stack: ExitStack) -> Candidates:
@@ -53,7 +60,7 @@ def read_candidates(inputs: Inputs, topics: Topics, stack: ExitStack) -> Candida
     from pipeline.candidates import Candidates
 
     scratch = stack.enter_context(scratch_file(inputs.output))
-    return Candidates(inputs.run, topics, scratch)
+    return Candidates(inputs.run, topics, scratch, inputs.shard)
 
 
 class Work:
@@ -84,9 +91,10 @@ class Work:
         self._inputs, self._topics, self._parts = inputs, topics, parts
         self._reporter = reporter
         self._how = how
-        self._where = inputs.index or inputs.collection
+        self._where: object = inputs.collection
         index = None
         if inputs.index is not None:
+            self._where = shown_place(inputs.index)
             index = stack.enter_context(lucene.Index(inputs.index))
         if candidates is None:
             self._check_head(index)
@@ -99,6 +107,7 @@ class Work:
         self._check_disk()
         self._sign(begun)
         self._facts = Facts()
+        self._executor: Mapping[str, Any] = {}  # what workers did, where there were any
         self._scored_pairs = self._reused_pairs = 0
         self._seconds = 0.0
         self._all_pairs = sum(self._pairs(qid) for qid in self.candidates.qids)
@@ -185,17 +194,16 @@ class Work:
     def finish_parts(self, parts: Parts) -> list[Path]:
         """Make the parts that are missing; return all."""
         groups = self.candidates.groups(PARTS)
+        if isinstance(self._scorer, Remote):
+            return self._parts_of_crew(self._scorer.crew, groups, parts)
         self._foresee(groups, parts)
         return [self._part(group, parts) for group in groups]
 
     def _part(self, group: Sequence[str], parts: Parts) -> Path:
         tasks = [self.task(qid) for qid in group]
         key = part_key(tasks, self._how, self._made_by())
-        found = parts.find(key)
+        found = self._finished(key, tasks, parts)
         if found is not None:
-            self._facts.add(Facts.read(parts.note(_facts_name(key))))
-            self._reused_pairs += sum(len(topic.scored) for topic in tasks)
-            self._advance()
             return found
         before, self._facts = self._facts, Facts()
         data = b"".join(map(self.lines, tasks))
@@ -204,6 +212,43 @@ class Work:
         before.add(self._facts)
         self._facts = before
         return parts.save(key, data)
+
+    def _finished(self, key: str, tasks: Sequence[Task], parts: Parts) -> Path | None:
+        """Find a part that was made before, and count it."""
+        found = parts.find(key)
+        if found is not None:
+            self._facts.add(Facts.read(parts.note(_facts_name(key))))
+            self._reused_pairs += sum(len(topic.scored) for topic in tasks)
+            self._advance()
+        return found
+
+    def _parts_of_crew(
+        self, crew: Crew, groups: Sequence[Sequence[str]], parts: Parts
+    ) -> list[Path]:
+        """Have the missing parts made by workers; texts are read as parts are handed out."""
+        paths: list[Path] = []
+
+        def missing() -> Iterator[Item]:
+            for group in groups:
+                tasks = [self.task(qid) for qid in group]
+                key = part_key(tasks, self._how, self._made_by())
+                found = self._finished(key, tasks, parts)
+                if found is None:
+                    pairs = sum(len(topic.scored) for topic in tasks)
+                    label = f"of topic {shown(group[0])}"
+                    yield Item(key, label, pairs, (_facts_name(key), tasks))
+                else:
+                    paths.append(found)
+
+        for done in crew.make(missing()):
+            paths.append(done.path)
+            self._facts.add(Facts.read(done.facts))
+            self._scored_pairs += done.item.size
+            self._seconds += done.seconds
+            self._advance()
+        crew.say()
+        self._executor = crew.summary()
+        return paths
 
     def _foresee(self, groups: Sequence[Sequence[str]], parts: Parts) -> None:
         """Let a two-tower model encode each passage once, however many topics it belongs to."""
@@ -255,7 +300,13 @@ class Work:
 
     def counts(self) -> dict[str, Any]:
         """Facts about the run."""
-        without = [qid for qid in self._topics if qid not in self.candidates]
+        shard = self._inputs.shard
+        missing = {
+            qid: place
+            for place, qid in enumerate(self._topics)
+            if qid not in self.candidates and (shard is None or shard.holds(qid))
+        }
+        without = list(missing)
         if without:
             names = ", ".join(without[:SHOWN_TOPICS]) + ", ..." * (len(without) > SHOWN_TOPICS)
             self._reporter.notice(
@@ -263,20 +314,24 @@ class Work:
             )
         for text in self._facts.notices():
             self._reporter.notice(text)
-        facts = self._facts
+        facts, candidates = self._facts, self.candidates
         if isinstance(self._scorer, Foreseeing) and self._scored_pairs:
             self._reporter.notice(
                 f"{self._milliseconds():.1f} ms for each 1,000 candidates: queries encoded, and "
                 "crossed with vectors of passages"
             )
         return {
-            "topics": len(self.candidates.qids),
+            "topics": len(candidates.qids),
             "pairs": self._all_pairs,
             "queries_cut": facts.queries_cut,
             "passages_cut": facts.passages_cut,
             "empty_passages": facts.empty_passages,
             "without_candidates": without,
-        }
+        } | (
+            {"shard": shard.facts(candidates.total, candidates.places, missing.values())}
+            if shard
+            else {}
+        )
 
     def details(self) -> dict[str, Any]:
         """Facts about this execution."""
@@ -288,7 +343,7 @@ class Work:
             "limits": dict(self._scorer.limits),
             "signature": self._signature,
             "lowered_budgets": self._facts.lowered_budgets,
-        }
+        } | ({"executor": self._executor} if self._executor else {})
 
     def _milliseconds(self) -> float:
         """Time that 1,000 candidates took to be scored, in this execution."""

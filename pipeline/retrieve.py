@@ -6,16 +6,19 @@ import math
 import threading
 import time
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import batched
-from pathlib import Path  # noqa: TC003 - settings are filled by their types at run time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import lucene, machine
 from pipeline.bm25 import BM25, Searcher
 from pipeline.errors import PipelineError, shown
+from pipeline.executor import Executor, Item, Made
+from pipeline.indexes import Place, part_of, paths, shown_place
 from pipeline.parts import bucket, joined, topic_blocks
 from pipeline.report import SILENT, Reporter
+from pipeline.shards import Shard  # noqa: TC001 - likewise
 from pipeline.stage import Job, Outcome, Recipe, need_apart, places, producing
 from pipeline.store import atomic_file, digest_json
 from pipeline.textfile import STREAM
@@ -24,7 +27,9 @@ from pipeline.topics import Topics, read_topics
 from pipeline.trec import Ranking, check_tag, run_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from pipeline.trec import ScoredDoc
 
 VERSION = 1
 PARTS = 32  # parts of a run, unless that makes them large:
@@ -41,7 +46,7 @@ class RetrieveSettings:
     """What to search, for what, and how; the defaults are Anserini's."""
 
     topics: Path  # `-`: standard input
-    index: Path
+    index: Place  # several are searched as one
     output: Path  # `-`: standard output, topic after topic, without sidecar
     field: str = "title"  # of TREC topic files
     hits: int = 1000
@@ -53,6 +58,8 @@ class RetrieveSettings:
     tag: str = "bm25"
     threads: int = 0  # 0: one for each processor; the output is the same for any number
     force: bool = False
+    shard: Shard | None = None  # these topics alone, into a file of their own
+    executor: Executor | None = None  # workers that search; None: this process
 
 
 def recipe(settings: RetrieveSettings, topics: Topics | None = None) -> Recipe:
@@ -69,7 +76,8 @@ def recipe(settings: RetrieveSettings, topics: Topics | None = None) -> Recipe:
     if topics is None:
         topics = read_topics(settings.topics, settings.field)
     inputs["topics"] = digest_json(list(topics.items()))
-    return Recipe("retrieve", VERSION, _settings(settings), inputs)
+    shard = {} if settings.shard is None else {"shard": str(settings.shard)}
+    return Recipe("retrieve", VERSION, _settings(settings) | shard, inputs)
 
 
 def check(settings: RetrieveSettings) -> None:
@@ -79,7 +87,7 @@ def check(settings: RetrieveSettings) -> None:
         PipelineError: so it is.
     """
     _check(settings)
-    need_apart(settings.output, settings.topics, settings.index)
+    need_apart(settings.output, settings.topics, *paths(settings.index))
     read_topics(settings.topics, settings.field)
 
 
@@ -94,7 +102,9 @@ def retrieve(settings: RetrieveSettings, reporter: Reporter = SILENT) -> Outcome
     """
     _check(settings)
     lucene.need_index(settings.index)
-    need_apart(settings.output, settings.topics, settings.index)
+    if settings.shard is not None:
+        settings = replace(settings, output=settings.shard.output(settings.output))
+    need_apart(settings.output, settings.topics, *paths(settings.index))
     if str(settings.output) == STREAM:
         return _stream(settings, reporter)
     given = read_topics(STREAM, settings.field) if str(settings.topics) == STREAM else None
@@ -106,13 +116,19 @@ def retrieve(settings: RetrieveSettings, reporter: Reporter = SILENT) -> Outcome
     ) as job:
         if job.fresh:
             return job.outcome
-        topics = given or read_topics(settings.topics, settings.field)
+        whole = given or read_topics(settings.topics, settings.field)
+        topics = _share(settings, whole)
         parts = _finish_parts(settings, topics, job, reporter)
         blocks = {}
         for part in parts:
             blocks.update(topic_blocks(part))
         found = [blocks[qid] for qid in topics if qid in blocks]
         counts = _counts(topics, [qid for qid in topics if qid not in blocks], reporter)
+        if settings.shard is not None:
+            at = {qid: place for place, qid in enumerate(whole)}
+            filled = [at[qid] for qid in topics if qid in blocks]
+            rest = [at[qid] for qid in topics if qid not in blocks]
+            counts["shard"] = settings.shard.facts(len(whole), filled, rest)
         with (
             job.commit(counts, _details(settings)),
             atomic_file(settings.output) as out,
@@ -122,8 +138,14 @@ def retrieve(settings: RetrieveSettings, reporter: Reporter = SILENT) -> Outcome
         return job.outcome
 
 
+def _share(settings: RetrieveSettings, topics: Topics) -> Topics:
+    shard = settings.shard
+    return {q: text for q, text in topics.items() if shard is None or shard.holds(q)}
+
+
 def _details(settings: RetrieveSettings) -> dict[str, Any]:
-    where = places(settings.output, topics=settings.topics, index=settings.index)
+    index = settings.index if isinstance(settings.index, Path) else None
+    where = places(settings.output, topics=settings.topics, index=index)
     return {"threads": _threads(settings), "places": where, "field": settings.field}
 
 
@@ -171,6 +193,21 @@ def _finish_parts(
     missing = [key for key, part in found.items() if part is None]
     done = len(topics) - sum(len(groups[key]) for key in missing)
     reporter.advance(done, len(topics), "topics")
+    if settings.executor is not None and missing:
+        from pipeline.cluster import Crew
+
+        maker = RetrieveMaker(_from_anywhere(settings), inputs["index"])
+        with Crew(settings.executor, maker, job.parts, cpus=1, reporter=reporter) as crew:
+            items = (
+                Item(key, f"of topic {shown(groups[key][0][0])}", len(groups[key]), groups[key])
+                for key in missing
+            )
+            for one in crew.make(items):
+                found[one.item.key] = one.path
+                done += one.item.size
+                reporter.advance(done, len(topics), "topics")
+            crew.say()
+        return [part for part in found.values() if part is not None]
     with _searching(settings, [groups[key] for key in missing], reporter) as results:
         for key, lines in zip(missing, results, strict=True):
             found[key] = job.parts.save(key, b"".join(lines))
@@ -201,8 +238,11 @@ def _searching(
     stop = threading.Event()
     with lucene.Index(settings.index) as index:
         if not index.count:
-            raise PipelineError(f"{settings.index}: the index has no documents", "build it again")
+            raise PipelineError(
+                f"{shown_place(settings.index)}: the index has no documents", "build it again"
+            )
         index.analysis = _analysis(settings, index, reporter)
+        _say_what_is_local(settings, reporter)
         searcher = Searcher(index, BM25(settings.hits, settings.k1, settings.b, settings.feedback))
 
         def search(group: Group) -> list[bytes]:
@@ -210,9 +250,7 @@ def _searching(
             for some in batched(group, CALL_TOPICS):
                 if stop.is_set():
                     break
-                found = searcher.search([text for _, text in some])
-                for (qid, _), docs in zip(some, found, strict=True):
-                    lines.append(run_lines(Ranking(qid, docs), settings.tag))
+                lines += _lines(settings, index, searcher, some)
             return lines
 
         with closing(in_threads(search, groups, _threads(settings))) as results:
@@ -222,17 +260,65 @@ def _searching(
                 stop.set()
 
 
+def _lines(
+    settings: RetrieveSettings, index: lucene.Index, searcher: Searcher, some: Group
+) -> Iterator[bytes]:
+    found = searcher.search([text for _, text in some])
+    for (qid, _), docs in zip(some, found, strict=True):
+        if index.several:
+            _need_distinct(settings, docs)
+        yield run_lines(Ranking(qid, docs), settings.tag)
+
+
+@dataclass
+class RetrieveMaker:
+    """Searches the topics of a part on a worker."""
+
+    settings: RetrieveSettings
+    digest: str  # of the index that the driver has
+    _open: tuple[lucene.Index, Searcher] | None = field(default=None, init=False)
+
+    def open(self) -> dict[str, Any]:
+        """Open the index, and say which it is."""
+        settings = self.settings
+        if lucene.index_digest(settings.index) != self.digest:
+            raise PipelineError(
+                f"{shown_place(settings.index)}: is another index here than where this was begun",
+                "let all nodes see one index, or give them copies of it",
+            )
+        index = lucene.Index(settings.index)
+        index.analysis = _analysis(settings, index, SILENT)
+        bm25 = BM25(settings.hits, settings.k1, settings.b, settings.feedback)
+        self._open = index, Searcher(index, bm25)
+        return {"index": self.digest}
+
+    def make(self, what: Group) -> Made:
+        """Search the topics of a part."""
+        if self._open is None:
+            raise AssertionError("asked for a part before the index was open")
+        lines: list[bytes] = []
+        for some in batched(what, CALL_TOPICS):
+            lines += _lines(self.settings, *self._open, some)
+        return Made(b"".join(lines), {})
+
+
+def _from_anywhere(settings: RetrieveSettings) -> RetrieveSettings:
+    """Name the index by its absolute place: workers stand in other folders."""
+    named = tuple(path.absolute() for path in paths(settings.index))
+    return replace(settings, index=named[0] if len(named) == 1 else named)
+
+
 def _analysis(
     settings: RetrieveSettings, index: lucene.Index, reporter: Reporter
 ) -> lucene.Analysis:
-    language, stemmer = settings.language, settings.stemmer
+    language, stemmer, where = settings.language, settings.stemmer, shown_place(settings.index)
     if index.own:
         if language not in (None, index.analysis.language) or stemmer not in (
             None,
             index.analysis.stemmer,
         ):
             raise PipelineError(
-                f"{settings.index}: was analysed with language {index.analysis.language} and "
+                f"{where}: was analysed with language {index.analysis.language} and "
                 f"stemmer {index.analysis.stemmer}",
                 "leave these options out: the index says how topics have to be analysed",
             )
@@ -240,10 +326,32 @@ def _analysis(
     chosen = replace(index.analysis, language=language or "en", stemmer=stemmer or "porter")
     how = chosen.language if chosen.language != "en" else f"English, {chosen.stemmer} stemmer"
     reporter.notice(
-        f"{settings.index}: made by another program, which leaves no word of how text was "
+        f"{where}: made by another program, which leaves no word of how text was "
         f"analysed; topics are analysed as Anserini does ({how})"
     )
     return chosen
+
+
+def _say_what_is_local(settings: RetrieveSettings, reporter: Reporter) -> None:
+    """One folder of an index that is made of several has statistics of its own."""
+    (path, *others) = paths(settings.index)
+    whole = part_of(path)
+    if whole is not None and not others:
+        reporter.notice(
+            f"{path} is one part of the index {whole}: scores rest on the statistics of this part "
+            f"alone, and are not comparable with those of others; --index {whole} searches all"
+        )
+
+
+def _need_distinct(settings: RetrieveSettings, docs: Sequence[ScoredDoc]) -> None:
+    seen: set[str] = set()
+    for doc in docs:
+        if doc.docid in seen:
+            raise PipelineError(
+                f"{shown_place(settings.index)}: document {shown(doc.docid)} is in more than one",
+                "name indexes of different documents",
+            )
+        seen.add(doc.docid)
 
 
 def _counts(topics: Topics, without: list[str], reporter: Reporter) -> dict[str, Any]:
@@ -270,6 +378,10 @@ def _threads(settings: RetrieveSettings) -> int:
 
 def _check(settings: RetrieveSettings) -> None:
     check_tag(settings.tag)
+    if settings.executor is not None:
+        settings.executor.check()
+        if str(settings.output) == STREAM:
+            raise PipelineError("--executor and --output -: parts need a place", "name a file")
     ranges: tuple[tuple[str, float, float, float], ...] = (
         ("hits", settings.hits, 1, 2**31 - 1),
         ("k1", settings.k1, 0, math.inf),

@@ -166,7 +166,7 @@ def status(output: Path, recipe: Recipe, digest: Callable[[Path], str] = digest_
         return sidecar
     if sidecar.get("state") != "finished":
         return Status(("never finished",))
-    if reasons := _differences(sidecar["recipe"], recipe.record()):
+    if reasons := differences(sidecar["recipe"], recipe.record()):
         return Status(reasons)
     if not output.exists():
         return Status(("output missing",))
@@ -175,7 +175,9 @@ def status(output: Path, recipe: Recipe, digest: Callable[[Path], str] = digest_
     return Status(())
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, ...]:
+def differences(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, ...]:
+    """Say in what two recipes, as they stand in sidecars, differ: what makes an output stale."""
+
     def changed(table: str) -> list[tuple[str, str, str]]:
         before, after = old[table], new[table]
         names = [*after, *(name for name in before if name not in after)]
@@ -257,7 +259,7 @@ class Job:
         Raises:
             PipelineError: an input changed while the stage was at work; nothing is committed.
         """
-        if reasons := _differences(self.recipe.record(), self._recipe_of().record()):
+        if reasons := differences(self.recipe.record(), self._recipe_of().record()):
             raise PipelineError(
                 f"{self.output}: {', '.join(reasons)} while the stage was at work",
                 "run the same command again; parts that do not depend on it are kept",

@@ -104,6 +104,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise
 
 
+def new_folder(path: Path) -> Path:
+    """Make a folder inside one that is being made, and return it."""
+    with _storage_errors(path):
+        path.mkdir()
+    return path
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a whole small file atomically."""
     with atomic_file(path) as out:

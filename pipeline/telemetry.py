@@ -16,6 +16,8 @@ SWITCHES = {
     "DISABLE_SAFETENSORS_CONVERSION": "1",
     # The Deep Java Library inside Anserini's jar: reports where it runs.
     "OPT_OUT_TRACKING": "true",
+    # ray: reports versions and the size of a cluster that it starts.
+    "RAY_USAGE_STATS_ENABLED": "0",
     # The common wish, for what comes later.
     "DO_NOT_TRACK": "1",
 }

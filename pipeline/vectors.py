@@ -49,6 +49,13 @@ def part_bytes(
     return head + b"".join(pieces)
 
 
+def part_docids(part: Path) -> list[str]:
+    """Docids of a finished slice."""
+    with part.open("rb") as file:
+        _, length, *_ = json.loads(file.readline())
+        return file.read(length).decode().split("\n")[:-1]
+
+
 def write_vectors(folder: Path, parts: Iterable[Path], about: dict[str, Any]) -> int:
     """Join finished slices in a folder that is being made; the number of vectors."""
     count = 0

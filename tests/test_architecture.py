@@ -39,18 +39,21 @@ LAYERS = [
     },
     {"store", "config"},
     {"trec", "topics", "collection", "parts", "vectors"},
+    {"shards", "executor"},
     {"treceval", "candidates", "ties", "testsets", "tira"},
     {"measures"},
     {"tables", "movement", "admission"},
     {"assumptions", "comparison"},
     {"stage"},
     {"irmetadata"},
-    {"java"},
+    {"java", "indexes", "worker"},
+    {"cluster"},
     {"threads"},
     {"lucene"},
     {"bm25"},
     {"models"},
     {"rescore"},
+    {"makers"},
     {"reranking"},
     {
         "index",
@@ -65,9 +68,10 @@ LAYERS = [
         "doctor",
         "lint",
     },
-    {"compare", "depths", "verify", "submit"},
+    {"compare", "depths", "verify", "submit", "merge"},
     {"plots"},
     {"experiment"},
+    {"slurm"},
     {"cli"},
     {"__main__"},
 ]
@@ -90,6 +94,7 @@ KEEPERS = {
     "ir_measures": {"notation", "measures"},
     "ir_datasets": {"collection"},
     "matplotlib": {"plots"},
+    "ray": {"cluster"},
     "typer": {"cli"},
     "rich": {"cli"},
 }
@@ -97,7 +102,7 @@ KEEPERS = {
 HEAVY = {
     "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "jnius",
     "jnius_config", "pyserini", "pandas", "numpy", "scipy", "pytrec_eval", "pytrec_eval_ext",
-    "ir_measures", "ir_datasets", "matplotlib",
+    "ir_measures", "ir_datasets", "matplotlib", "ray",
 }  # fmt: skip
 
 

@@ -20,6 +20,12 @@ Overrides = Annotated[
         "--set", metavar="KEY=VALUE", help="Change one setting, as in --set retrieve.hits=100."
     ),
 ]
+ShardOf = Annotated[
+    str | None,
+    typer.Option(
+        "--shard", metavar="I/N", help="Do this share of the stage named by --until, alone."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing unless it fails.")]
 
@@ -45,6 +51,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
     ] = False,
+    shard: ShardOf = None,
     overrides: Overrides = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -58,6 +65,11 @@ def run(
 
     plan = experiments.load(experiment, overrides or [])
     forced = {plan.step(name).name for name in force or []}
+    if shard is not None:
+        outcomes = _run_shard(plan.to_share(until), shard, forced, quiet=quiet)
+        if as_json:
+            print_json({name: outcome_record(outcome) for name, outcome in outcomes.items()})
+        return
     if dry_run:
         _print_plan(plan, until, forced, as_json=as_json)
         return
@@ -83,6 +95,21 @@ def run_steps(steps: tuple[Step, ...], forced: set[str], *, quiet: bool) -> dict
             outcomes[step.name] = step.run(console, step.name in forced)
             console.done(outcomes[step.name])
     return outcomes
+
+
+def _run_shard(step: Step, shard: str, forced: set[str], *, quiet: bool) -> dict[str, Outcome]:
+    """Do one share of one stage."""
+    from pipeline.cli.console import reporting
+    from pipeline.cli.stages import shard_of
+
+    share, number = step.share, shard_of(shard)
+    if share is None or number is None:
+        raise AssertionError("asked for a share of what is done whole")
+    step.check()
+    with reporting(step.name, quiet=quiet) as console:
+        outcome = share(console, step.name in forced, number)
+        console.done(outcome)
+    return {step.name: outcome}
 
 
 def print_measures(step: Step) -> None:

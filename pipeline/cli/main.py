@@ -18,6 +18,7 @@ from pipeline.cli import (
     experiments,
     lint,
     rerank,
+    scale,
     stages,
     submit,
     verify,
@@ -57,6 +58,7 @@ compare.register(app)
 submit.register(app)
 verify.register(app)
 experiments.register(app)
+scale.register(app)
 demo.register(app)
 
 

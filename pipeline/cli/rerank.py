@@ -12,15 +12,21 @@ from pipeline.cli.stages import (
     Field,
     Force,
     Json,
+    On,
     Output,
     Quiet,
+    ShardOf,
     Tag,
     Threads,
+    Workers,
     check_json,
+    executor_of,
     one_of,
     run_stage,
+    shard_of,
 )
 from pipeline.errors import PipelineError
+from pipeline.indexes import place
 from pipeline.models.scorer import Device, Precision
 from pipeline.passages import Aggregation
 from pipeline.rerank import RerankSettings
@@ -51,7 +57,8 @@ def rerank(
         typer.Option(metavar="DIR", help="TIRA's $inputDataset, for candidates, topics, texts."),
     ] = None,
     index: Annotated[
-        Path | None, typer.Option("--index", "-i", metavar="DIR", help="Where the texts are,")
+        list[Path] | None,
+        typer.Option("--index", "-i", metavar="DIR", help="Where the texts are: one or several,"),
     ] = None,
     collection: Annotated[
         Path | None, typer.Option("--collection", "-c", help="or a collection to read them from.")
@@ -109,6 +116,9 @@ def rerank(
     ] = RerankSettings.token_budget,
     tag: Tag = RerankSettings.tag,
     threads: Threads = RerankSettings.threads,
+    shard: ShardOf = None,
+    executor: On = None,
+    workers: Workers = 0,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -131,7 +141,7 @@ def rerank(
         topics=topics or Path(),
         model=model,
         output=output,
-        index=index,
+        index=place(index),
         collection=collection,
         vectors=vectors,
         field=field,
@@ -152,6 +162,8 @@ def rerank(
         token_budget=token_budget,
         tag=tag,
         force=force,
+        shard=shard_of(shard),
+        executor=executor_of(executor, workers),
     )
     check_json(output, as_json)
 

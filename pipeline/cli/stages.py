@@ -10,10 +10,13 @@ import typer
 from pipeline.cli.console import outcome_record, print_json, reporting
 from pipeline.encode import Dtype, EncodeSettings
 from pipeline.errors import PipelineError, did_you_mean, shown
+from pipeline.executor import Executor
 from pipeline.fuse import FuseSettings, Method
 from pipeline.index import IndexSettings
+from pipeline.indexes import place
 from pipeline.models.scorer import Device, Precision
 from pipeline.retrieve import RetrieveSettings
+from pipeline.shards import Shard
 from pipeline.textfile import STREAM
 
 if TYPE_CHECKING:
@@ -36,6 +39,17 @@ Threads = Annotated[int, typer.Option("--threads", help="Threads; 0 takes every 
 Force = Annotated[
     bool, typer.Option("--force", help="Do it though fresh, and replace what is not ours.")
 ]
+ShardOf = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="I/N", help="Do this share alone; pipeline merge joins them."),
+]
+On = Annotated[
+    str | None,
+    typer.Option(
+        "--executor", metavar="ENGINE", help="ray, or ray:ADDRESS: workers that share the parts."
+    ),
+]
+Workers = Annotated[int, typer.Option(help="Of the executor; 0: as many as there is room for.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing unless it fails.")]
 
@@ -63,6 +77,9 @@ def index(
     stopwords: Annotated[
         str, typer.Option(help="default, keep, or a file with one word a line.")
     ] = str(IndexSettings.stopwords),
+    shards: Annotated[
+        int, typer.Option(help="Build so many indexes in one folder, searched as one.")
+    ] = IndexSettings.shards,
     threads: Threads = IndexSettings.threads,
     force: Force = False,
     as_json: Json = False,
@@ -77,6 +94,7 @@ def index(
         language=language,
         stemmer=one_of("--stemmer", stemmer, ("porter", "krovetz", "none")),  # type: ignore[arg-type]
         stopwords=stopwords if stopwords in ("default", "keep") else Path(stopwords),  # type: ignore[arg-type]
+        shards=shards,
         threads=threads,
         force=force,
     )
@@ -89,7 +107,8 @@ def retrieve(
     topics: Topics,
     output: Output,
     index: Annotated[
-        Path | None, typer.Option("--index", "-i", metavar="DIR", help="The index, for BM25,")
+        list[Path] | None,
+        typer.Option("--index", "-i", metavar="DIR", help="The index, or several, for BM25,"),
     ] = None,
     vectors: Annotated[
         Path | None, typer.Option(metavar="DIR", help="or vectors, searched exactly with --model.")
@@ -115,6 +134,9 @@ def retrieve(
         str | None, typer.Option("--tag", help="The run's tag; bm25 or dense by default.")
     ] = None,
     threads: Threads = RetrieveSettings.threads,
+    shard: ShardOf = None,
+    executor: On = None,
+    workers: Workers = 0,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -124,8 +146,15 @@ def retrieve(
     from pipeline import retrieve as stage
 
     check_json(output, as_json)
-    if vectors is not None or index is None:
-        if vectors is None or model is None or index is not None:
+    where = place(index)
+    if vectors is not None or where is None:
+        if shard is not None or executor is not None:
+            raise PipelineError(
+                f"{'--shard' if shard else '--executor'} and --vectors: such a search goes through "
+                "every passage, for all topics together",
+                "leave it out, or split the topics",
+            )
+        if vectors is None or model is None or where is not None:
             raise PipelineError(
                 "a search goes through an index, or through vectors with the model that made them",
                 "name --index DIR, or --vectors DIR and --model NAME",
@@ -154,7 +183,7 @@ def retrieve(
         one_of("--stemmer", stemmer, ("porter", "krovetz", "none"))
     settings = RetrieveSettings(
         topics=topics,
-        index=index,
+        index=where,
         output=output,
         field=field,
         hits=hits,
@@ -166,6 +195,8 @@ def retrieve(
         tag=tag or RetrieveSettings.tag,
         threads=threads,
         force=force,
+        shard=shard_of(shard),
+        executor=executor_of(executor, workers),
     )
     run_stage(
         "retrieve",
@@ -200,6 +231,9 @@ def encode(
         int, typer.Option(help="Tokens of one forward pass; 0: what suits the device.")
     ] = EncodeSettings.token_budget,
     threads: Threads = EncodeSettings.threads,
+    shard: ShardOf = None,
+    executor: On = None,
+    workers: Workers = 0,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -219,6 +253,8 @@ def encode(
         threads=threads,
         token_budget=token_budget,
         force=force,
+        shard=shard_of(shard),
+        executor=executor_of(executor, workers),
     )
     run_stage(
         "encode", lambda reporter: stage.encode(settings, reporter), quiet=quiet, as_json=as_json
@@ -277,6 +313,24 @@ def one_of(option: str, value: str, known: tuple[str, ...]) -> str:
     if value not in known:
         raise PipelineError(f"{option} {shown(value)} is not known", did_you_mean(value, [*known]))
     return value
+
+
+def shard_of(text: str | None) -> Shard | None:
+    """Read a share of the work."""
+    return None if text is None else Shard.read(text)
+
+
+def executor_of(text: str | None, workers: int) -> Executor | None:
+    """Read who makes the parts.
+
+    Raises:
+        PipelineError: an engine that is not known, or workers without one.
+    """
+    if text is None:
+        if workers:
+            raise PipelineError("--workers without --executor", "add --executor ray")
+        return None
+    return Executor.read(text, workers)
 
 
 def check_json(output: Path, as_json: bool) -> None:

@@ -1,0 +1,80 @@
+"""Who makes the parts of a stage: this process, or workers of an engine; what they tell each other.
+
+A stage gives a worker a maker, which it opens once (a model, an index), and then one part after
+another. Nothing else passes, so any engine that can carry these will do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+from pipeline.errors import PipelineError, did_you_mean, shown
+
+ENGINES = ("ray",)
+MOST_WORKERS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Executor:
+    """Which engine, where it is, and how many workers are to be had of it."""
+
+    kind: Literal["ray"] = "ray"
+    address: str | None = (
+        None  # of a cluster; None: what RAY_ADDRESS names, else one is started here
+    )
+    workers: int = 0  # 0: as many as there is room for
+
+    def check(self) -> None:
+        """Fail over what cannot be.
+
+        Raises:
+            PipelineError: so it is.
+        """
+        if not 0 <= self.workers <= MOST_WORKERS:
+            raise PipelineError(
+                f"--workers {self.workers} is out of range",
+                f"choose a number from 1 to {MOST_WORKERS}; 0 takes as many as there is room for",
+            )
+
+    @classmethod
+    def read(cls, text: str, workers: int = 0) -> Executor:
+        """Read `ray` or `ray:ADDRESS`.
+
+        Raises:
+            PipelineError: it is spelled otherwise.
+        """
+        kind, colon, address = text.partition(":")
+        if kind not in ENGINES or (colon and not address):
+            raise PipelineError(
+                f"--executor {shown(text)} is not known",
+                f"ray, or ray:ADDRESS of a cluster; {did_you_mean(kind, list(ENGINES))}",
+            )
+        return cls("ray", address or None, workers)
+
+
+class Item(NamedTuple):
+    """One part to be made."""
+
+    key: str  # its name among the parts
+    label: str  # for people: the first of its topics, or its place
+    size: int  # pairs, topics or passages
+    what: Any  # for the maker; travels to the worker
+
+
+class Made(NamedTuple):
+    """One part that was made."""
+
+    data: bytes
+    facts: dict[str, Any]
+    note: str = ""  # under which the facts are kept beside the part; nothing: they are not
+
+
+class Maker(Protocol):
+    """Makes parts on a worker; travels there once, unopened."""
+
+    def open(self) -> dict[str, Any]:
+        """Load what is needed, and say what determines bytes: equal on all workers, or refused."""
+
+    def make(self, what: Any) -> Made:
+        """Make one part."""
