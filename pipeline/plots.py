@@ -91,7 +91,8 @@ def _bars(figure_of: Any, each: Comparison, names: list[str]) -> Any:
     axes.set_xlim(0.5, len(values) + 0.5)
     axes.set_xlabel(f"topics ({each.wins} better, {each.ties} equal, {each.losses} worse)")
     axes.set_ylabel(f"difference in {_label(each.measure)}")
-    axes.set_title(f"{run} against {base}, mean {each.mean:+.4f}", fontsize=9)
+    between = " " if len(run) + len(base) <= TITLE else "\n"
+    axes.set_title(f"{run}{between}against {base}, mean {each.mean:+.4f}", fontsize=9)
     return figure
 
 
