@@ -44,7 +44,7 @@ LAYERS = [
     {"tables", "movement", "admission"},
     {"assumptions", "comparison"},
     {"stage"},
-    {"irmetadata"},
+    {"irmetadata", "neighbours"},
     {"java"},
     {"threads"},
     {"lucene"},
@@ -65,7 +65,7 @@ LAYERS = [
         "doctor",
         "lint",
     },
-    {"compare", "depths", "verify", "submit"},
+    {"compare", "depths", "verify", "submit", "export"},
     {"plots"},
     {"experiment"},
     {"cli"},
@@ -90,6 +90,9 @@ KEEPERS = {
     "ir_measures": {"notation", "measures"},
     "ir_datasets": {"collection"},
     "matplotlib": {"plots"},
+    "faiss": {"neighbours"},
+    "onnx": {"models"},
+    "onnxruntime": {"models"},
     "typer": {"cli"},
     "rich": {"cli"},
 }
@@ -97,7 +100,7 @@ KEEPERS = {
 HEAVY = {
     "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "jnius",
     "jnius_config", "pyserini", "pandas", "numpy", "scipy", "pytrec_eval", "pytrec_eval_ext",
-    "ir_measures", "ir_datasets", "matplotlib",
+    "ir_measures", "ir_datasets", "matplotlib", "onnx", "onnxruntime", "faiss",
 }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from pipeline.cli import (
     demo,
     evaluate,
     experiments,
+    export,
     lint,
     rerank,
     stages,
@@ -57,6 +58,7 @@ compare.register(app)
 submit.register(app)
 verify.register(app)
 experiments.register(app)
+export.register(app)
 demo.register(app)
 
 
