@@ -27,10 +27,9 @@ if TYPE_CHECKING:
 
 VERSION = 1
 LINKS, WIDTH = 32, 200  # of each vector; of the search for them while the graph is made
-SPARE = 2  # a search for n looks at no fewer than 2 n places,
-LEAST = 256  # nor at fewer than these
+LEAST = 256  # places that a search looks at; for more hits, as many
 BLOCK = 4096  # vectors added at a time
-SETTINGS = {"method": "hnsw", "links": LINKS, "width": WIDTH, "spare": SPARE, "least": LEAST}
+SETTINGS = {"method": "hnsw", "links": LINKS, "width": WIDTH, "least": LEAST}
 """All that determines which neighbours are found, but for the library's version"""
 
 
@@ -119,7 +118,7 @@ def nearest_in(index: Any, queries: NDArray[np.float32], count: int) -> Iterator
     import faiss
     import numpy as np
 
-    wanted = faiss.SearchParametersHNSW(efSearch=max(LEAST, SPARE * count))
+    wanted = faiss.SearchParametersHNSW(efSearch=max(LEAST, count))
     for query in queries:  # one at a time: what is found must not depend on the others
         _, rows = index.search(np.ascontiguousarray(query[None]), count, params=wanted)
         yield rows[0][rows[0] >= 0]
