@@ -1,11 +1,16 @@
-"""Stage: topics, a two-tower model and its vectors -> a first-stage run, by exact search."""
+"""Stage: topics, a two-tower model and its vectors -> a first-stage run.
+
+By exact search, unless an approximate one is asked for: then a graph proposes, and the scores of
+what it proposes are the exact ones.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - settings are filled by their types at run time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pipeline import neighbours
 from pipeline.errors import PipelineError, shown
 from pipeline.models.reranker import load_towers, model_digest
 from pipeline.models.scorer import Device, Limits, Precision, Wishes
@@ -17,7 +22,10 @@ from pipeline.topics import Topics, read_topics
 from pipeline.trec import Ranking, ScoredDoc, check_tag, write_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from pipeline.models.towers import Towers
     from pipeline.vectors import PassageVectors
@@ -36,6 +44,7 @@ class DenseSettings:
     output: Path  # `-`: standard output, without sidecar
     field: str = "title"  # of TREC topic files
     hits: int = 1000
+    ann: bool = False  # by a graph of neighbours, which may miss some
     tag: str = "dense"
     device: Device = "auto"
     precision: Precision = "auto"
@@ -59,7 +68,13 @@ def recipe(settings: DenseSettings, topics: Topics | None = None) -> Recipe:
         "model": model_digest(settings.model),
         "topics": digest_json(list(topics.items())),
     }
-    values = {"hits": settings.hits, "tag": settings.tag, "precision": settings.precision}
+    values: dict[str, Any] = {
+        "hits": settings.hits,
+        "tag": settings.tag,
+        "precision": settings.precision,
+    }
+    if settings.ann:
+        values["ann"] = neighbours.SETTINGS
     return Recipe("dense", VERSION, values, inputs)
 
 
@@ -123,24 +138,18 @@ def _rankings(
     model: Towers,
     reporter: Reporter,
 ) -> Iterator[Ranking]:
-    """Compare every query with every passage, a block of passages at a time."""
+    """Find passages for every topic, and score and order what is found."""
     import numpy as np
 
     from pipeline.vectors import best
 
     docids = found.docids()
     queries = model.encode(list(topics.values()), queries=True)
-    kept = [(np.empty(0, np.float32), np.empty(0, np.int64)) for _ in topics]
-    for start in range(0, found.count, BLOCK):
-        block = found[slice(start, start + BLOCK)]
-        fresh = np.arange(start, start + len(block))
-        for place, query in enumerate(queries):
-            # One query at a time: a topic's scores must not depend on the others'.
-            scores, rows = kept[place]
-            scores = np.concatenate([scores, block @ query])
-            kept[place] = best(scores, np.concatenate([rows, fresh]), docids, settings.hits)
-        reporter.advance(start + len(block), found.count, "passages searched")
-    for qid, query, (_, rows) in zip(topics, queries, kept, strict=True):
+    if settings.ann:
+        proposed = neighbours.Graph(found, reporter).nearest(queries, settings.hits)
+    else:
+        proposed = iter(_exact(found, queries, docids, settings.hits, reporter))
+    for qid, query, rows in zip(topics, queries, proposed, strict=True):
         # Products of matrices differ in last bits with a row's place, and between machines: what
         # is written is summed up again row by row, as a reranker does, so that equal texts tie.
         scores = (found[rows] * query).sum(axis=1, dtype=np.float32)
@@ -149,7 +158,34 @@ def _rankings(
         yield Ranking(qid, tuple(map(ScoredDoc, names, scores.tolist())))
 
 
+def _exact(
+    found: PassageVectors,
+    queries: NDArray[np.float32],
+    docids: Sequence[str],
+    hits: int,
+    reporter: Reporter,
+) -> list[NDArray[np.int64]]:
+    """Compare every query with every passage, a block of passages at a time; rows of the best."""
+    import numpy as np
+
+    from pipeline.vectors import best
+
+    kept = [(np.empty(0, np.float32), np.empty(0, np.int64)) for _ in queries]
+    for start in range(0, found.count, BLOCK):
+        block = found[slice(start, start + BLOCK)]
+        fresh = np.arange(start, start + len(block))
+        for place, query in enumerate(queries):
+            # One query at a time: a topic's scores must not depend on the others'.
+            scores, rows = kept[place]
+            scores = np.concatenate([scores, block @ query])
+            kept[place] = best(scores, np.concatenate([rows, fresh]), docids, hits)
+        reporter.advance(start + len(block), found.count, "passages searched")
+    return [rows for _, rows in kept]
+
+
 def _check(settings: DenseSettings) -> None:
+    if settings.ann:
+        neighbours.need_faiss()
     check_tag(settings.tag)
     if settings.hits < 1:
         raise PipelineError(f"--hits {settings.hits} is out of range", "choose a number 1 or more")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import stage
+from pipeline import plots, stage
 from pipeline.collection import IR_DATASETS
 from pipeline.config import fill, only, read_experiment, text
 from pipeline.errors import InputError, PipelineError, did_you_mean, shown
@@ -166,7 +166,7 @@ class _Layout:
         training = self._tables.get("distill")
         if isinstance(training, dict) and training.get("raw_text") is True:
             only(self._tables, ("schema", "name", "collection", "distill"), "", self._path)
-            yield self._distill_step([], ())
+            yield self._distill_step([])
             return
         built: tuple[str, ...] = ()
         if "collection" in self._tables:
@@ -191,9 +191,9 @@ class _Layout:
         if "evaluate" in self._tables:
             yield self._evaluate_step(runs)
         if "teach" in self._tables:
-            yield self._teach_step(runs, built)
+            yield self._teach_step(runs)
         if "distill" in self._tables:
-            yield self._distill_step(runs, built)
+            yield self._distill_step(runs)
 
     def _index_step(self) -> Step:
         from pipeline import index
@@ -321,7 +321,7 @@ class _Layout:
             given=(settings.qrels,),
         )
 
-    def _distill_step(self, runs: list[Step], built: tuple[str, ...]) -> Step:
+    def _distill_step(self, runs: list[Step]) -> Step:
         """Training; a teacher run may be named by the stage of this file that makes it."""
         from pipeline.distill.settings import DistillConfig
 
@@ -329,15 +329,15 @@ class _Layout:
         teachers = options.get("teacher_runs", [])
         if isinstance(teachers, list):
             options["teacher_runs"] = [self._made(name, runs) for name in teachers]
-        return self._training_step(DistillConfig, options, "student", runs, built)
+        return self._training_step(DistillConfig, options, "student", runs)
 
-    def _teach_step(self, runs: list[Step], built: tuple[str, ...]) -> Step:
+    def _teach_step(self, runs: list[Step]) -> Step:
         """Fine-tuning of a teacher, on the first stage's candidates unless others are named."""
         from pipeline.distill.settings import TeachConfig
 
         options = {"candidates": "bm25", **self._table("teach")}
         options["candidates"] = self._made(options["candidates"], runs)
-        return self._training_step(TeachConfig, options, "teacher", runs, built)
+        return self._training_step(TeachConfig, options, "teacher", runs)
 
     def _made(self, name: object, runs: list[Step]) -> object:
         """Turn the name of a stage of this file into the run it makes."""
@@ -352,9 +352,10 @@ class _Layout:
         options: dict[str, Any],
         output: str,
         runs: list[Step],
-        built: tuple[str, ...],
     ) -> Step:
+        """Training needs the stages that make its runs; none, where all of them are given."""
         from pipeline.distill import stage as training
+        from pipeline.distill.settings import TeachConfig
 
         collection = only(self._table("collection"), ("path",), "collection", self._path)
         folder = self._folder / output
@@ -370,13 +371,26 @@ class _Layout:
                 "work": stage.parts_path(folder),
             },
         )
+        given = (
+            (settings.candidates,) if isinstance(settings, TeachConfig) else settings.teacher_runs
+        )
+        read = {path.absolute() for path in given}
+        curve = self._folder / "loss.png"
+
+        def run(reporter: Reporter, force: bool) -> Outcome:
+            outcome = training.distill(settings, reporter, force=force)
+            if outcome.computed:
+                plots.loss_curve(settings.work / "metrics.jsonl", curve)
+            return outcome
+
         return Step(
             kind.table,
             folder,
-            (*(step.name for step in runs), *built),
+            tuple(step.name for step in runs if step.output.absolute() in read),
             lambda: training.recipe(settings),
-            lambda reporter, force: training.distill(settings, reporter, force=force),
+            run,
             training.digest,
+            beside=(curve,),
         )
 
     def _rerank_tables(self) -> list[dict[str, Any]]:

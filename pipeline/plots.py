@@ -1,8 +1,9 @@
-"""Figures of a comparison, labelled for a paper; matplotlib draws them if it is installed."""
+"""Figures, labelled for a paper; matplotlib draws them if it is installed."""
 
 from __future__ import annotations
 
 import io
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,42 @@ def draw(found: Comparisons, folder: Path, kind: str, depths: dict[str, Depths])
         for measure in found.table.measures if depths else ():
             save(f"depth-{measure}", _by_depth(Figure, measure, depths))
     return written
+
+
+def loss_curve(metrics: Path, output: Path) -> bool:
+    """Draw what a training wrote into its `metrics.jsonl`, as a PNG; False without matplotlib.
+
+    The loss and each of its terms, and above them what was measured on development data.
+    """
+    try:
+        check_matplotlib()
+    except PipelineError:
+        return False
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    rows = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
+    known = ("step", "epoch", "learning_rate", "dev", "loss")
+    terms = ["loss", *(name for name in rows[-1] if name not in known)]
+    measured = [row for row in rows if row.get("dev")]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.5, 4.2 if measured else 2.6))
+        *above, below = figure.subplots(1 + bool(measured), 1, sharex=True, squeeze=False)[:, 0]
+        for name in terms if len(terms) > 2 else terms[:1]:
+            below.plot([row["step"] for row in rows], [row[name] for row in rows], label=name)
+        below.set_xlabel("step")
+        below.set_ylabel("loss")
+        for axes in above:
+            for name in measured[0]["dev"]:
+                values = [row["dev"][name] for row in measured]
+                axes.plot([row["step"] for row in measured], values, marker=".", label=_label(name))
+            axes.set_ylabel("development data")
+        for axes in (*above, below):
+            axes.legend(frameon=False)
+        data = io.BytesIO()
+        figure.savefig(data, format="png", dpi=150, metadata=NO_DATES["png"])
+    write_bytes(output, data.getvalue())
+    return True
 
 
 def _bars(figure_of: Any, each: Comparison, names: list[str]) -> Any:

@@ -45,7 +45,7 @@ LAYERS = [
     {"tables", "movement", "admission"},
     {"assumptions", "comparison"},
     {"stage"},
-    {"irmetadata"},
+    {"irmetadata", "neighbours"},
     {"java", "indexes", "worker"},
     {"cluster"},
     {"threads"},
@@ -68,7 +68,7 @@ LAYERS = [
         "doctor",
         "lint",
     },
-    {"compare", "depths", "verify", "submit", "merge"},
+    {"compare", "depths", "verify", "submit", "merge", "export"},
     {"plots"},
     {"experiment"},
     {"slurm"},
@@ -94,6 +94,9 @@ KEEPERS = {
     "ir_measures": {"notation", "measures"},
     "ir_datasets": {"collection"},
     "matplotlib": {"plots"},
+    "faiss": {"neighbours"},
+    "onnx": {"models"},
+    "onnxruntime": {"models"},
     "ray": {"cluster"},
     "typer": {"cli"},
     "rich": {"cli"},
@@ -102,7 +105,7 @@ KEEPERS = {
 HEAVY = {
     "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "jnius",
     "jnius_config", "pyserini", "pandas", "numpy", "scipy", "pytrec_eval", "pytrec_eval_ext",
-    "ir_measures", "ir_datasets", "matplotlib", "ray",
+    "ir_measures", "ir_datasets", "matplotlib", "onnx", "onnxruntime", "faiss", "ray",
 }  # fmt: skip
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +138,102 @@ def test_search_finds_the_largest_dot_products(model: Path, corpus: Path) -> Non
         assert [doc.docid for doc in ranking.docs] == expected
         assert ranking.docs[0].score == pytest.approx(scores[expected[0]], abs=1e-6)
     assert not dense.retrieve(settings).computed
+
+
+def searched(model: Path, corpus: Path, **changes: object) -> DenseSettings:
+    folder = corpus.parent
+    values = {
+        "vectors": folder / "vectors", "topics": folder / "topics.tsv", "model": str(model),
+        "output": folder / "dense.run", "hits": 3, **CPU, **changes,
+    }  # fmt: skip
+    return DenseSettings(**values)  # type: ignore[arg-type]
+
+
+def test_a_graph_finds_what_exact_search_finds(
+    model: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Among few vectors all of it, with the same scores; the graph is made once, then kept."""
+    pytest.importorskip("faiss")
+    folder = corpus.parent
+    encode.encode(made(model, corpus, dtype="int8"))
+    dense.retrieve(searched(model, corpus))
+    settings = searched(model, corpus, output=folder / "ann.run", ann=True)
+    assert dense.retrieve(settings).computed
+    assert (folder / "ann.run").read_bytes() == (folder / "dense.run").read_bytes()
+    graph = folder / "vectors.hnsw"
+    whole, stamp = graph.read_bytes(), graph.stat().st_mtime_ns
+    assert not dense.retrieve(settings).computed
+    dense.retrieve(replace(settings, hits=2))
+    assert graph.stat().st_mtime_ns == stamp
+    # Made again from nothing it is the same, whatever the number of threads.
+    graph.unlink()
+    dense.retrieve(replace(settings, hits=1))
+    assert graph.read_bytes() == whole
+
+
+def test_a_graph_is_made_again_for_other_vectors(model: Path, corpus: Path) -> None:
+    """One of vectors that are no more would propose the wrong passages."""
+    pytest.importorskip("faiss")
+    folder = corpus.parent
+    encode.encode(made(model, corpus))
+    dense.retrieve(searched(model, corpus, ann=True))
+    before = (folder / "vectors.hnsw").read_bytes()
+    with corpus.open("a") as lines:
+        lines.write('{"id": "new", "contents": "read the csv file"}\n')
+    encode.encode(made(model, corpus))
+    dense.retrieve(searched(model, corpus, ann=True, hits=100))
+    assert (folder / "vectors.hnsw").read_bytes() != before
+    assert all(
+        "new" in {doc.docid for doc in ranking.docs} for ranking in read_run(folder / "dense.run")
+    )
+
+
+def test_most_of_many_neighbours_are_found() -> None:
+    """Of the 100 nearest among 20,000 vectors in clusters, more than 95 in 100."""
+    pytest.importorskip("faiss")
+    from pipeline.neighbours import built, nearest_in
+
+    draw = np.random.default_rng(1)
+    centres = draw.normal(size=(200, 64))
+    many = centres[draw.integers(200, size=20_000)] + 0.7 * draw.normal(size=(20_000, 64))
+    many = (many / np.linalg.norm(many, axis=1, keepdims=True)).astype(np.float32)
+    queries = many[::1000] + 0.05 * draw.normal(size=(20, 64)).astype(np.float32)
+    index = built(many, 64, len(many))
+    for query, rows in zip(queries, nearest_in(index, queries, 100), strict=True):
+        best_rows = set(np.argsort(-(many @ query))[:100].tolist())
+        assert len(best_rows & set(rows.tolist())) > 95
+        assert len(set(rows.tolist())) == len(rows) == 100
+
+
+def test_a_graph_that_cannot_be_had_is_refused_in_words(
+    model: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without faiss, with a stranger's file in the way, or with a damaged one."""
+    folder = corpus.parent
+    encode.encode(made(model, corpus))
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "faiss", None)
+        with refused("--ann needs the package faiss-cpu", "trec-pipeline[ann]"):
+            dense.retrieve(searched(model, corpus, ann=True))
+    pytest.importorskip("faiss")
+    (folder / "vectors.hnsw").write_text("somebody's own")
+    with refused("vectors.hnsw: exists already"):
+        dense.retrieve(searched(model, corpus, ann=True))
+    assert (folder / "vectors.hnsw").read_text() == "somebody's own"
+    assert not (folder / "dense.run").exists()
+    (folder / "vectors.hnsw").unlink()
+    dense.retrieve(searched(model, corpus, ann=True))
+    (folder / "vectors.hnsw").write_bytes(b"torn")  # is made again
+    assert dense.retrieve(searched(model, corpus, ann=True, hits=2)).computed
+
+
+def test_ann_is_for_vectors(corpus: Path) -> None:
+    """With an index it is refused, not ignored."""
+    words = ("retrieve", "--topics", "topics.tsv", "-o", "x.run", "--index", "i", "--ann")
+    done = run(*words, cwd=corpus.parent)
+    assert done.returncode == 1
+    assert "--ann with an index" in done.stderr
+    assert len(done.stderr.splitlines()) == 2
 
 
 def test_equal_scores_are_ordered_by_docid_at_every_cut() -> None:

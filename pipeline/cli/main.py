@@ -16,6 +16,7 @@ from pipeline.cli import (
     demo,
     evaluate,
     experiments,
+    export,
     lint,
     rerank,
     scale,
@@ -59,6 +60,7 @@ submit.register(app)
 verify.register(app)
 experiments.register(app)
 scale.register(app)
+export.register(app)
 demo.register(app)
 
 

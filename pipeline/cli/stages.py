@@ -116,6 +116,9 @@ def retrieve(
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="The two towers that made the vectors.")
     ] = None,
+    ann: Annotated[
+        bool, typer.Option("--ann", help="With vectors: by a graph, faster, and may miss some.")
+    ] = False,
     field: Field = RetrieveSettings.field,
     hits: Annotated[int, typer.Option(help="Documents a topic.")] = RetrieveSettings.hits,
     k1: Annotated[float, typer.Option(help="BM25's k1.")] = RetrieveSettings.k1,
@@ -166,6 +169,7 @@ def retrieve(
             output=output,
             field=field,
             hits=hits,
+            ann=ann,
             tag=tag or dense.DenseSettings.tag,
             threads=threads,
             force=force,
@@ -177,6 +181,10 @@ def retrieve(
             as_json=as_json,
         )
         return
+    if ann:
+        raise PipelineError(
+            "--ann with an index: BM25's search is exact", "name --vectors DIR and --model NAME"
+        )
     if rm3 and rocchio:
         raise PipelineError("--rm3 and --rocchio together", "choose one")
     if stemmer is not None:

@@ -91,6 +91,7 @@ def distill(
             return job.outcome
         if force:
             remove(config.work)
+        from pipeline.distill.card import card
         from pipeline.distill.train import train
 
         record = job.recipe.record()
@@ -101,7 +102,11 @@ def distill(
             "max_tokens": config.advised_tokens,
             "interpolate": config.interpolate,
         }
-        card = config.card.read_text("utf-8") if config.card else f"# {config.output.name}\n"
+        text = (
+            config.card.read_text("utf-8")
+            if config.card
+            else card(config, job.recipe, trained.counts, trained.details)
+        )
         with job.commit(trained.counts, trained.details):
-            trained.learnt.save(config.output, advice, card)
+            trained.learnt.save(config.output, advice, text)
         return job.outcome
