@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from pipeline.experiment import Experiment
+    from pipeline.plan import Experiment
 
 MOST_RESTARTS = 100  # a job that was put back so often gets nowhere
 

@@ -70,6 +70,7 @@ LAYERS = [
     },
     {"compare", "depths", "verify", "submit", "merge", "export"},
     {"plots"},
+    {"plan"},
     {"experiment"},
     {"slurm"},
     {"cli"},

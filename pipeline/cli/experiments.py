@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from pipeline.experiment import Experiment, Step
+    from pipeline.plan import Experiment, Step
     from pipeline.stage import Outcome
 
 ExperimentFile = Annotated[
