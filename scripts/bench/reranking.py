@@ -1,19 +1,27 @@
-"""How fast pairs are scored, beside sentence-transformers' CrossEncoder.predict.
+"""How fast pairs are scored, beside sentence-transformers' CrossEncoder.predict and ONNX Runtime.
 
-usage: python scripts/bench/reranking.py [MODEL] [TOPICS] [PASSAGES] [REPEATS]
+usage: [PIPELINE_COLLECTIONS=FOLDER] python scripts/bench/reranking.py [MODEL] [TOPICS] [PASSAGES]
+                                                                       [REPEATS]
 
 Same weights, same pairs, same threads, one process; everything is timed from texts to scores, in
-turn, and all repeats are shown. Pairs are topics of the demo with passages of the demo, drawn by a
-fixed seed. CrossEncoder is given all pairs in one call: at its defaults (the precision of the saved
-weights, batches of 32), in float32, and in bfloat16 with several batch sizes, the settings its
-documentation names for speed that need no other package. Ours scores topic by topic, as `pipeline
-rerank` does, and has met no passage before.
+turn, and all repeats are shown. Pairs are topics of the MS MARCO pool with their BM25 candidates,
+or without that collection topics of the demo with passages of the demo, drawn by a fixed seed.
+CrossEncoder is given all pairs in one call: at its defaults (the precision of the saved weights,
+batches of 32), in float32, and in bfloat16 with several batch sizes, the settings its documentation
+names for speed that need no other package. ONNX Runtime runs what `pipeline export --onnx --int8`
+writes, pairs sorted by length in batches of 32. Ours scores topic by topic, as `pipeline rerank`
+does, and has met no passage before.
+
+At the end the roof: the operations that the pairs need, padding not counted, and the rate at which
+oneDNN multiplies matrices of the model's shapes in the same precision, measured in the same run.
 """
 
+import json
 import os
 import random
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +31,11 @@ import torch
 from numpy.typing import NDArray
 
 import pipeline.demo
+from pipeline.bm25 import BM25, Searcher
 from pipeline.demo.docstrings import passages
+from pipeline.export import INT8, ONNX, ExportSettings, export
+from pipeline.index import IndexSettings, index
+from pipeline.lucene import Index
 from pipeline.machine import cpus
 from pipeline.models.folder import advice, locate
 from pipeline.models.reranker import Reranker
@@ -42,17 +54,14 @@ class Contest:
         from sentence_transformers import CrossEncoder
 
         draw = random.Random(SEED)
-        texts = [text for _, text in passages()]
-        file = Path(pipeline.demo.__file__).parent / "topics.tsv"
-        queries = draw.sample(sorted(read_topics(file).values()), topics)
-        self.pairs = {query: draw.sample(texts, count) for query in queries}
+        self.pairs = _pool(draw, topics, count) or _demo(draw, topics, count)
         self._folder = str(locate(model))
-        length = advice(locate(model)).max_tokens or 512
+        self.length = advice(locate(model)).max_tokens or 512
         self._theirs = {
             name: CrossEncoder(
                 self._folder,
                 device="cpu",
-                max_length=length,
+                max_length=self.length,
                 activation_fn=torch.nn.Identity(),
                 model_kwargs=settings,
             )
@@ -62,6 +71,41 @@ class Contest:
                 ("bf16", {"dtype": torch.bfloat16}),
             )
         }
+
+    def onnx(self, file: Path) -> Callable[[], Scores]:
+        """Make what ONNX Runtime scores all pairs with, sorted by length."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = cpus()
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        names = {given.name for given in session.get_inputs()}
+        tokenizer = self._theirs["fp32"].tokenizer
+        pairs = [(query, text) for query, texts in self.pairs.items() for text in texts]
+
+        def run() -> Scores:
+            order = sorted(range(len(pairs)), key=lambda at: -len(pairs[at][1]))
+            scores = np.empty(len(pairs), np.float32)
+            for start in range(0, len(order), 32):
+                some = order[start : start + 32]
+                made = tokenizer(
+                    [pairs[at][0] for at in some], [pairs[at][1] for at in some],
+                    padding=True, truncation=True, max_length=self.length, return_tensors="np",
+                )  # fmt: skip
+                given = {name: made[name].astype(np.int64) for name in names}
+                scores[some] = session.run(None, given)[0][:, 0]
+            return scores
+
+        return run
+
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each pair."""
+        tokenizer = self._theirs["fp32"].tokenizer
+        found: list[int] = []
+        for query, texts in self.pairs.items():
+            made = tokenizer([query] * len(texts), texts, truncation=True, max_length=self.length)
+            found += map(len, made["input_ids"])
+        return np.asarray(found)
 
     def theirs(self, precision: str, batch_size: int) -> Scores:
         """All pairs in one call, which lets it sort them all by length."""
@@ -79,6 +123,62 @@ class Contest:
         return lambda: np.concatenate([reranker.score(q, p) for q, p in self.pairs.items()])
 
 
+def _demo(draw: random.Random, topics: int, count: int) -> dict[str, list[str]]:
+    texts = [text for _, text in passages()]
+    file = Path(pipeline.demo.__file__).parent / "topics.tsv"
+    queries = draw.sample(sorted(read_topics(file).values()), topics)
+    return {query: draw.sample(texts, count) for query in queries}
+
+
+def _pool(draw: random.Random, topics: int, count: int) -> dict[str, list[str]]:
+    """BM25 candidates of topics of the MS MARCO pool; none without it."""
+    place = Path(os.environ.get("PIPELINE_COLLECTIONS", "")) / "msmarco-pool"
+    if not (place / "corpus.jsonl.gz").exists():
+        return {}
+    known = read_topics(place / "topics.dev600.tsv")
+    some = {qid: known[qid] for qid in draw.sample(sorted(known), topics)}
+    with tempfile.TemporaryDirectory() as scratch:
+        index(IndexSettings(place / "corpus.jsonl.gz", Path(scratch) / "index"))
+        with Index(Path(scratch) / "index") as opened:
+            found = Searcher(opened, BM25(hits=count)).search(list(some.values()))
+            return {
+                query: [text or "" for text in opened.texts(doc.docid for doc in docs)]
+                for query, docs in zip(some.values(), found, strict=True)
+            }
+
+
+def operations(lengths: NDArray[np.int64], hidden: int, wide: int, layers: int) -> float:
+    """Multiplications and additions of all pairs, the last layer for the first token alone."""
+    each = 4 * hidden * hidden + 2 * hidden * wide  # weights of one layer
+    n = lengths.astype(float)
+    whole = 2 * n * each + 4 * n * n * hidden
+    last = 2 * n * 2 * hidden * hidden + 2 * (each - 2 * hidden * hidden) + 4 * n * hidden
+    return float(((layers - 1) * whole + last).sum())
+
+
+def roof(hidden: int, wide: int, rows: int = 1024, repeats: int = 40) -> float:
+    """Operations a second of oneDNN in bf16 on the shapes of a layer; the better of two forms."""
+    seconds = 0.0
+    for into, out in ((hidden, 3 * hidden), (hidden, hidden), (hidden, wide), (wide, hidden)):
+        x, weight = torch.randn(rows, into).bfloat16(), torch.randn(out, into).bfloat16()
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)  # noqa: SLF001
+        best = []
+        for run in (
+            lambda x=x, weight=weight: torch.nn.functional.linear(x, weight),
+            lambda x=x, packed=packed: torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001
+                x, packed, None, "none", [], ""
+            ),
+        ):
+            times = []
+            for _ in range(repeats):
+                started = time.perf_counter()
+                run()
+                times.append(time.perf_counter() - started)
+            best.append(statistics.median(times))
+        seconds += min(best)
+    return 2 * rows * (4 * hidden * hidden + 2 * hidden * wide) / seconds
+
+
 def main() -> int:
     """Print the table; 1 if scores of the same precision are not the same but for rounding."""
     model, *numbers = [*sys.argv[1:], *(["small", "4", "250", "3"])[len(sys.argv) - 1 :]]
@@ -88,6 +188,10 @@ def main() -> int:
     taken: dict[str, list[float]] = {}
     scores: dict[str, Scores] = {}
     theirs = "CrossEncoder.predict"
+    scratch = tempfile.TemporaryDirectory()
+    output = Path(scratch.name) / "exported"
+    export(ExportSettings(model, output, onnx=True, int8=True))
+    exported = {"ONNX Runtime, fp32": output / ONNX, "ONNX Runtime, int8": output / INT8}
     for repeat in range(repeats + 1):  # the first warms up, and is not counted
         runs = {
             f"{theirs} (defaults)": lambda: contest.theirs("defaults", 32),
@@ -95,6 +199,8 @@ def main() -> int:
         }
         for size in BATCHES:
             runs[f"{theirs}, bf16, {size}"] = lambda size=size: contest.theirs("bf16", size)
+        for label, file in exported.items():
+            runs[label] = contest.onnx(file)
         runs["ours, fp32"] = contest.ours("fp32")
         runs["ours, bf16"] = contest.ours("bf16")
         for label, run in runs.items():
@@ -115,6 +221,16 @@ def main() -> int:
     print(f"ours beside its defaults: {rates['ours, bf16'] / rates[labels[0]]:.1f} times as fast")
     print(f"ours beside its best: {rates['ours, bf16'] / best:.2f} times as fast")
     print(f"ours in fp32 beside its fp32: {rates['ours, fp32'] / rates[labels[1]]:.2f} times")
+    shape = json.loads((locate(model) / "config.json").read_text())
+    hidden, wide = shape["hidden_size"], shape["intermediate_size"]
+    needed = operations(contest.lengths(), hidden, wide, shape["num_hidden_layers"])
+    with torch.inference_mode():
+        possible = roof(hidden, wide)
+    reached = needed / pairs * rates["ours, bf16"]
+    print(
+        f"roof: {needed / pairs / 1e9:.2f} GFLOP a pair of {contest.lengths().mean():.0f} tokens; "
+        f"{reached / 1e9:.0f} of {possible / 1e9:.0f} GFLOP/s reached, {reached / possible:.0%}"
+    )
     exact, reference = scores["ours, fp32"], scores[labels[1]]
     spread = float(reference.std())
     worst = float(np.abs(exact - reference).max())
