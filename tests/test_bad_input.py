@@ -256,3 +256,32 @@ def test_a_closed_pipe_ends_quietly_with_141(prepared: Path) -> None:
     (prepared / "errors").unlink()
 
     assert done.stdout.split() == ["141"]
+
+
+@pytest.mark.skipif(
+    os.getuid() == 0 and not shutil.which("setpriv"), reason="root may read everything"
+)
+@pytest.mark.parametrize(
+    "command", [RETRIEVE, ["lint", "topics.tsv"], ["evaluate", "topics.tsv", "topics.tsv"]]
+)
+def test_a_file_that_may_not_be_read(prepared: Path, tmp_path: Path, command: list[str]) -> None:
+    """It is named, with what to check; the command was right, so it is no error of usage."""
+    folder = tmp_path / "case"
+    shutil.copytree(prepared, folder)
+    (folder / "topics.tsv").chmod(0)
+    caps = "--bounding-set=-dac_override,-dac_read_search"
+    weaker = ["setpriv", caps] if os.getuid() == 0 else []
+
+    done = subprocess.run(
+        [*weaker, sys.executable, "-m", "pipeline", *command],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 1, done.stderr
+    happened, todo = done.stderr.splitlines()[-2:]
+    assert "topics.tsv" in happened
+    assert "no permission" in happened
+    assert "check the owner" in todo

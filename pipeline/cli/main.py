@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import traceback
+from errno import EACCES
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -41,6 +43,7 @@ FULL = -1  # standard output could not be written: exit code 1, and nothing more
 
 # The parent of all usage errors: typer has it from click, or carries its own copy of it.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+_UNREADABLE = re.compile(r"path '(?P<path>.*)' is not readable", re.IGNORECASE | re.DOTALL)
 
 app = typer.Typer(
     name="pipeline",
@@ -118,6 +121,9 @@ def _run() -> int:
     except typer.Exit as stop:
         return stop.exit_code
     except UsageError as error:
+        if unreadable := _UNREADABLE.search(str(error)):  # nothing is wrong with the usage
+            _tell(storage_error(unreadable["path"], PermissionError(EACCES, "Permission denied")))
+            return 1
         error.show()  # type: ignore[attr-defined]
         return 2
     except PipelineError as error:
