@@ -275,7 +275,7 @@ def _counts(pieces: Sequence[Piece]) -> dict[str, Any]:
 def _details(pieces: Sequence[Piece], output: Path) -> dict[str, Any]:
     """Facts about all executions; places as seen from the whole."""
     first = pieces[0]
-    details = dict(first.sidecar["details"])
+    details = {name: v for name, v in first.sidecar["details"].items() if name != "executor"}
     of_all = [piece.sidecar["details"] for piece in pieces]
     for name in ADDED_DETAILS:
         if name in details:

@@ -65,12 +65,12 @@ PLAN
 fi
 
 # What follows runs in a job.
-child=
 stop() { # finished parts are kept
-  if [[ -n $child ]]; then
+  local child
+  for child in $(jobs -p); do
     kill -TERM "$child" 2>/dev/null || true
     wait "$child" || true
-  fi
+  done
 }
 again() { # time is nearly up
   stop
@@ -90,8 +90,7 @@ shard) pipeline run "$experiment" --until "$3" --shard "$SLURM_ARRAY_TASK_ID/$sh
   "${change[@]}" --quiet & ;;
 merge) pipeline merge --output "$3" --quiet & ;;
 esac
-child=$!
-wait "$child"
+wait $!
 """
 
 
