@@ -1,9 +1,9 @@
-"""Tables and figures of scripts/reproduce: usage: reproduce_report.py WORK [FIGURES]
+"""Tables and figures of scripts/reproduce: usage: reproduce_report.py WORK [DEV [FIGURES]]
 
-Reads the runs in WORK/dev and the models in WORK/runs, writes WORK/report/tables.md and the figures
-(SVG; to FIGURES where it is named). Each arm is tested against BM25 and against the teacher on
-every development set: the randomisation test over topics, each topic's value averaged over the
-arm's seeds first, Holm's correction over all arms of one table.
+Reads the runs in WORK/DEV (default: dev) and the models in WORK/runs, writes WORK/report/tables.md
+and the figures (SVG; to FIGURES where it is named). Each arm is tested against BM25 and against the
+teacher on every development set: the randomisation test over topics, each topic's value averaged
+over the arm's seeds first, Holm's correction over all arms of one table.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ def main() -> None:
     work = Path(sys.argv[1])
     report = work / "report"
     report.mkdir(exist_ok=True)
-    arms = read(work)
+    arms = read(work, sys.argv[2] if sys.argv[2:] else "dev")
     tags = sorted({tag for tag, _ in arms if tag}, key=lambda t: (len(t), t))
     lines = []
     for tag in tags:
         shown = {name: seeds for (own, name), seeds in arms.items() if own in (tag, "")}
         lines += [f"## {tag} pairs an arm", "", *table(shown), "", *ties(shown), "",
                   *models(work, tag, shown), ""]  # fmt: skip
-        draw(shown, (Path(sys.argv[2]) if sys.argv[2:] else report) / f"arms-{tag}.svg")
+        draw(shown, (Path(sys.argv[3]) if sys.argv[3:] else report) / f"arms-{tag}.svg")
     text = "\n".join(lines)
     (report / "tables.md").write_text(text, "utf-8")
     print(text)
 
 
-def read(work: Path) -> dict[tuple[str, str], dict[int, Values]]:
+def read(work: Path, dev: str) -> dict[tuple[str, str], dict[int, Values]]:
     """(tag, arm) -> seed -> values; arms without a tag (BM25, the teacher) belong to all."""
     found: dict[tuple[str, str], dict[int, Values]] = defaultdict(dict)
     for name, measure in MEASURES.items():
-        qrels = read_qrels(work / "data" / f"dev-{name}.qrels")
-        for path in sorted((work / "dev").glob(f"*.{name}.run")):
+        qrels = read_qrels(work / "data" / f"{dev}-{name}.qrels")
+        for path in sorted((work / dev).glob(f"*.{name}.run")):
             label = path.name.removesuffix(f".{name}.run")
             match = LABEL.fullmatch(label)
             tag, arm, seed = ("", label, 1) if match is None else (

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from killing import contents, outcomes, run
 
+from pipeline import plots
 from pipeline.errors import InputError, PipelineError
 from pipeline.experiment import load
 
@@ -234,3 +236,42 @@ def test_an_unknown_stage_is_named_with_a_suggestion(folder: Path) -> None:
         load(folder / "e.toml").step("retreive")
 
     assert error.value.hint == "did you mean 'retrieve'?"
+
+
+def training(folder: Path, teacher_run: str) -> list[str]:
+    """Name the stages that training a student of this teacher run takes."""
+    (folder / "d.toml").write_text(
+        EXPERIMENT + f'[distill]\nbase = "bert"\nteacher_runs = ["{teacher_run}"]\n'
+    )
+    return [step.name for step in load(folder / "d.toml").until("distill")]
+
+
+def test_training_takes_the_stages_that_make_its_runs(folder: Path) -> None:
+    """By the name of a stage or by the place of its run; none for runs from elsewhere."""
+    assert training(folder, "bm25") == ["index", "retrieve", "distill"]
+    assert training(folder, "cheap") == ["index", "retrieve", "cheap", "distill"]
+    assert training(folder, "runs/e/bm25.run") == ["index", "retrieve", "distill"]
+    assert training(folder, "bm25.run") == ["distill"]
+
+
+def test_a_training_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loss, its terms and development figures, the same bytes each time; not without matplotlib."""
+    pytest.importorskip("matplotlib")
+    rows = [
+        {"step": n, "epoch": 0, "loss": 3 / n, "kl": 2 / n, "lce": 1 / n, "learning_rate": 0.1}
+        | ({"dev": {"cranfield": 0.1 * n, "a_$b": 0.2}} if n % 2 == 0 else {})
+        for n in range(1, 5)
+    ]
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert plots.loss_curve(metrics, tmp_path / "a.png")
+    assert plots.loss_curve(metrics, tmp_path / "b.png")
+    drawn = (tmp_path / "a.png").read_bytes()
+    assert drawn.startswith(b"\x89PNG")
+    assert len(drawn) > 10_000
+    assert drawn == (tmp_path / "b.png").read_bytes()
+    metrics.write_text(json.dumps(rows[0]) + "\n")  # one step, no development data
+    assert plots.loss_curve(metrics, tmp_path / "a.png")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert not plots.loss_curve(metrics, tmp_path / "c.png")
+    assert not (tmp_path / "c.png").exists()

@@ -1,0 +1,100 @@
+"""The comparison's scripts: every arm is an experiment that can be run, on the same topics."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from pipeline.experiment import load
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+
+
+@pytest.fixture(scope="module")
+def reproduce() -> ModuleType:
+    """The script as a module."""
+    loader = SourceFileLoader("reproduce_script", str(SCRIPTS / "reproduce"))
+    spec = spec_from_loader("reproduce_script", loader)
+    assert spec
+    module = module_from_spec(spec)
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    loader.exec_module(module)
+    sys.dont_write_bytecode = before
+    return module
+
+
+def script(name: str, *words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, SCRIPTS / name, *words]
+    return subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, check=False, cwd=SCRIPTS.parent
+    )
+
+
+@pytest.mark.parametrize("teacher", ["towers", "cross"])
+def test_every_arm_is_an_experiment(
+    teacher: str, reproduce: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Settings that exist and go together; equal steps, pairs, rates, data and draws for all."""
+    made: dict[str, list[str]] = {}
+    comparison = reproduce.Comparison(tmp_path, 6400, 64, 0, teacher)
+
+    def checked(own: str, sets: list[str]) -> None:
+        # Loading fills and types all settings; the checks are those that open no file.
+        plan = load(tmp_path / f"{own}.toml", sets)
+        assert [step.name for step in plan.steps][-1] == "distill"
+        assert plan.until("distill")[0].name == "distill"  # no index, no first stage
+        made[own] = sets
+
+    monkeypatch.setattr(comparison, "distill", checked)
+    monkeypatch.setattr(reproduce, "pipeline", lambda *_, **__: '{"runs": [{"mean": {}}]}')
+    for name, arm in {**reproduce.ARMS, **reproduce.ABLATIONS}.items():
+        comparison.train(name, arm, 1, comparison.steps, 3e-4)
+    tag = "6400-cross" if teacher == "cross" else "6400"
+    trained = {own: sets for own, sets in made.items() if not own.startswith("general")}
+    assert f"margin-mse-{tag}-1" in trained
+    assert {f"tinybert-{tag}-1.1", f"tinybert-{tag}-1"} <= set(trained)
+    steps = {own: sets[1] for own, sets in trained.items()}
+    assert steps.pop(f"tinybert-{tag}-1.1") == steps.pop(f"tinybert-{tag}-1")
+    assert "distill.steps=100" in set(steps.values())
+    labels = [{s for s in sets if "teacher_runs" in s or "qrels" in s} for sets in trained.values()]
+    assert all(one == labels[0] for one in labels)
+
+
+def test_arms_and_seeds_are_listed(tmp_path: Path) -> None:
+    """With what is there; an arm that is not is refused as usage."""
+    done = script("reproduce", "list", "--work", tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert ["tinybert", "3", "-"] in lines
+    assert ["minilmv2", "1", "-"] in lines
+    wrong = script("reproduce", "tinybird", "--work", tmp_path)
+    assert wrong.returncode == 2
+    assert "no arm tinybird" in wrong.stderr
+
+
+def test_a_sample_spreads_over_collections_and_grows(tmp_path: Path) -> None:
+    """Of topics with a relevant candidate, each collection in turn; a larger one has a smaller."""
+    run, qrels = tmp_path / "a.run", tmp_path / "qrels"
+    topics = [f"{name}:{number}" for name in ("x", "y") for number in range(10)]
+    run.write_text("".join(f"{q} Q0 {q}-{d} {d} {9 - d} t\n" for q in topics for d in (1, 2)))
+    qrels.write_text("".join(f"{q} 0 {q}-2 {int(q != 'x:3')}\n" for q in topics))
+    found = {}
+    for wanted in (4, 8):
+        output = tmp_path / f"{wanted}.run"
+        done = script("prepare-training", "--sample", wanted, qrels, run, output)
+        assert done.returncode == 0, done.stderr
+        lines = output.read_text().splitlines()
+        found[wanted] = {line.split()[0] for line in lines}
+        assert len(lines) == 2 * wanted
+        assert sum(q.startswith("x") for q in found[wanted]) == wanted // 2
+    assert found[4] < found[8]
+    assert "x:3" not in found[8]
+    many = script("prepare-training", "--sample", 30, qrels, run, tmp_path / "x.run")
+    assert many.returncode == 1
+    assert "19 topics" in many.stderr
