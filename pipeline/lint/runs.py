@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pipeline.lint.block import Block
+    from pipeline.columns import Block
     from pipeline.lint.findings import Findings
     from pipeline.lint.references import References
 
