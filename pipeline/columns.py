@@ -7,7 +7,7 @@ A block knows only lines with the same number of columns and one separator betwe
 from __future__ import annotations
 
 from copy import copy
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -67,6 +67,26 @@ def word_hashes(words: Sequence[bytes]) -> NDArray[np.uint64]:
     import numpy as np
 
     return in_columns(b"\n".join([*words, b""]), 1, np.arange(len(words))).hashes(0)
+
+
+def repeated(hashes: NDArray[np.uint64]) -> bool:
+    """Whether one occurs twice; half of the bits tell nearly always, in half the time."""
+    import numpy as np
+
+    ordered = np.sort((hashes >> np.uint64(32)).astype(np.uint32))
+    if not bool((ordered[1:] == ordered[:-1]).any()):
+        return False
+    whole = np.sort(hashes)
+    return bool((whole[1:] == whole[:-1]).any())
+
+
+@lru_cache(maxsize=4)
+def _spelled(last: int) -> NDArray[np.uint64]:
+    """The numbers from 0 to `last` in letters, as a block has the first eight bytes of a word."""
+    import numpy as np
+
+    text = "".join(f"{n}\n" for n in range(last + 1)).encode()
+    return next(in_columns(text, 1, np.arange(last + 1)).words(0))[0]
 
 
 class Block:
@@ -212,6 +232,13 @@ class Block:
                 values[line] = np.nan
                 none.append(line)
         return values, np.array(none, np.int64)
+
+    def counts_up(self, column: int, expected: NDArray[np.int64]) -> bool:
+        """Whether every word is the expected number from 1, without parsing one."""
+        if int(self.widths(column).max()) > 8 or int(expected.max()) >= 10**8:
+            return False
+        word, _ = next(self.words(column))
+        return bool((word == _spelled(int(expected.max()))[expected]).all())
 
     def integers(self, column: int) -> NDArray[np.int64]:
         """Whole numbers without a sign, and -1 for any other word."""

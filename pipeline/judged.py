@@ -15,7 +15,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from pipeline.columns import Block, in_columns, separators, word_hashes
+from pipeline.ahead import ahead
+from pipeline.columns import Block, in_columns, repeated, separators, word_hashes
 from pipeline.errors import PipelineError
 from pipeline.textfile import STREAM, UTF8_MARK, open_stream
 from pipeline.trec import FLOAT32_LIMIT
@@ -100,7 +101,7 @@ class Judgements:
         qids: dict[str, None] = {}
         sizes: list[NDArray[np.int64]] = []
         found: list[tuple[NDArray[np.int64], ...]] = []
-        for block in _whole_topics(stream):
+        for block in ahead(_whole_topics(stream)):
             begins = np.flatnonzero(block.changes(QID))
             before = len(qids)
             names = block.words_of(begins, QID)
@@ -136,8 +137,7 @@ class Judgements:
         if not identical and bool((of_topic[topic] == of_document).any()):
             raise _OddError
         keys = _keys(of_topic, of_document, topic)
-        ordered = np.sort(keys)
-        if bool((ordered[1:] == ordered[:-1]).any()):
+        if repeated(keys):
             raise _OddError  # a document twice
         lines, grades = self._look_up(block, keys)
         at = topic[lines]

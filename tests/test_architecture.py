@@ -29,6 +29,7 @@ LAYERS = [
     {
         "textfile",
         "report",
+        "ahead",
         "machine",
         "columns",
         "telemetry",
@@ -38,7 +39,7 @@ LAYERS = [
         "correlation",
         "venues",
     },
-    {"store", "config"},
+    {"store", "config", "pace"},
     {"trec", "topics", "collection", "parts", "vectors"},
     {"shards", "executor"},
     {"treceval", "candidates", "ties", "testsets", "tira", "judged"},
