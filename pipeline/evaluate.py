@@ -186,6 +186,10 @@ class Ground:
         Raises:
             PipelineError: the run cannot be read, or has no topic in common with the judgements.
         """
+        if look is None:
+            quick = self._evaluator.evaluate_file(path, identical=self._keep_identical)
+            if quick is not None:
+                return Row(name, quick[0], 0, quick[1])
         left_out = depth = 0
         judged = 0.0
 

@@ -164,7 +164,8 @@ def rerank(settings: RerankSettings, reporter: Reporter = SILENT) -> Outcome:
             candidates = read_candidates(inputs, topics, stack)
         if _is_stream(settings.output) and topics is not None:
             work = Work(inputs, topics, candidates, how_of(settings), load, stack, reporter)
-            return replace(_to_stream(work), seconds=time.monotonic() - started)
+            done = _to_stream(work)
+            return replace(done, seconds=time.monotonic() - started, pace=work.pace.record())
         with producing(
             settings.output,
             lambda: recipe(settings, topics, candidates),
@@ -182,7 +183,9 @@ def rerank(settings: RerankSettings, reporter: Reporter = SILENT) -> Outcome:
                 crew = _crew(settings.executor, load, how, begun, inputs.model, job, reporter)
                 return Remote(stack.enter_context(crew))
 
-            work = Work(inputs, known, candidates, how, loaded, stack, reporter, job.parts)
+            work = Work(
+                inputs, known, candidates, how, loaded, stack, reporter, job.parts, job.pace
+            )
             blocks = work.blocks(work.finish_parts(job.parts))
             details = work.details() | {"places": _places(settings), "field": settings.field}
             with job.commit(work.counts(), details), atomic_file(settings.output) as out:

@@ -12,6 +12,7 @@ from pipeline.executor import Item
 from pipeline.indexes import shown_place
 from pipeline.makers import Remote
 from pipeline.models.scorer import Foreseeing
+from pipeline.pace import Pace
 from pipeline.parts import Parts, joined, topic_blocks
 from pipeline.rescore import Facts, How, Task, part_key, rescore, task
 from pipeline.store import need_free, scratch_file
@@ -76,6 +77,7 @@ class Work:
         stack: ExitStack,
         reporter: Reporter,
         parts: Parts | None = None,
+        pace: Pace | None = None,
     ) -> None:
         """Open everything, and fail now over what would stop the work hours later.
 
@@ -84,11 +86,13 @@ class Work:
             load: loads the model, given the numeric signature of a begun stage.
             stack: closes what is opened here.
             parts: where finished parts are; without it nothing is kept.
+            pace: what times the topics.
 
         Raises:
             PipelineError: an unknown topic or document, no space, or a model that does not load.
         """
         self._inputs, self._topics, self._parts = inputs, topics, parts
+        self.pace = pace or Pace()
         self._reporter = reporter
         self._how = how
         self._where: object = inputs.collection
@@ -180,7 +184,8 @@ class Work:
     def lines(self, topic: Task) -> bytes:
         """Score one topic."""
         began = time.perf_counter()
-        lines, facts = rescore(topic, self._scorer, self._how)
+        with self.pace.timing(pairs=len(topic.scored)):
+            lines, facts = rescore(topic, self._scorer, self._how)
         self._seconds += time.perf_counter() - began
         self._facts.add(facts)
         self._scored_pairs += len(topic.scored)

@@ -16,6 +16,7 @@ from pipeline.bm25 import BM25, Searcher
 from pipeline.errors import PipelineError, shown
 from pipeline.executor import Executor, Item, Made
 from pipeline.indexes import Place, part_of, paths, shown_place
+from pipeline.pace import Pace
 from pipeline.parts import bucket, joined, topic_blocks
 from pipeline.report import SILENT, Reporter
 from pipeline.shards import Shard  # noqa: TC001 - likewise
@@ -129,10 +130,7 @@ def retrieve(settings: RetrieveSettings, reporter: Reporter = SILENT) -> Outcome
             filled = [at[qid] for qid in topics if qid in blocks]
             rest = [at[qid] for qid in topics if qid not in blocks]
             counts["shard"] = settings.shard.facts(len(whole), filled, rest)
-        with (
-            job.commit(counts, _details(settings)),
-            atomic_file(settings.output) as out,
-        ):
+        with job.commit(counts, _details(settings)), atomic_file(settings.output) as out:
             for lines in joined(found):
                 out.write(lines)
         return job.outcome
@@ -159,7 +157,7 @@ def search(
     """
     _check(settings)
     lucene.need_index(settings.index)
-    with _searching(settings, [tuple(topics.items())], reporter) as results:
+    with _searching(settings, [tuple(topics.items())], Pace(), reporter) as results:
         return dict(zip(topics, next(results), strict=True))
 
 
@@ -169,8 +167,8 @@ def _stream(settings: RetrieveSettings, reporter: Reporter) -> Outcome:
     topics = read_topics(settings.topics, settings.field)
     groups = list(batched(topics.items(), CALL_TOPICS))
     without: list[str] = []
-    done = 0
-    with _searching(settings, groups, reporter) as results, atomic_file(STREAM) as out:
+    done, pace = 0, Pace()
+    with _searching(settings, groups, pace, reporter) as results, atomic_file(STREAM) as out:
         for group, found in zip(groups, results, strict=True):
             for (qid, _), lines in zip(group, found, strict=True):
                 if not lines:
@@ -180,7 +178,7 @@ def _stream(settings: RetrieveSettings, reporter: Reporter) -> Outcome:
             done += len(group)
             reporter.advance(done, len(topics), "topics")
     counts = _counts(topics, without, reporter)
-    return Outcome(STREAM, computed=True, seconds=time.monotonic() - started, counts=counts)
+    return Outcome(STREAM, True, (), time.monotonic() - started, counts, pace=pace.record())
 
 
 def _finish_parts(
@@ -208,7 +206,7 @@ def _finish_parts(
                 reporter.advance(done, len(topics), "topics")
             crew.say()
         return [part for part in found.values() if part is not None]
-    with _searching(settings, [groups[key] for key in missing], reporter) as results:
+    with _searching(settings, [groups[key] for key in missing], job.pace, reporter) as results:
         for key, lines in zip(missing, results, strict=True):
             found[key] = job.parts.save(key, b"".join(lines))
             done += len(groups[key])
@@ -229,7 +227,7 @@ def _groups(topics: Topics) -> list[Group]:
 
 @contextmanager
 def _searching(
-    settings: RetrieveSettings, groups: list[Group], reporter: Reporter
+    settings: RetrieveSettings, groups: list[Group], pace: Pace, reporter: Reporter
 ) -> Iterator[Iterator[list[bytes]]]:
     """Search groups of topics in threads; for each, in order, the run lines of its topics."""
     if not groups:
@@ -250,7 +248,8 @@ def _searching(
             for some in batched(group, CALL_TOPICS):
                 if stop.is_set():
                     break
-                lines += _lines(settings, index, searcher, some)
+                with pace.timing(len(some)):
+                    lines += _lines(settings, index, searcher, some)
             return lines
 
         with closing(in_threads(search, groups, _threads(settings))) as results:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.errors import InputError, PipelineError, one_line, shown, storage_error
+from pipeline.pace import Pace
 from pipeline.parts import Parts
 from pipeline.report import SILENT, Reporter
 from pipeline.store import digest_file, digest_json, locked, sweep_folder, write_json
@@ -86,6 +87,7 @@ class Outcome:
     seconds: float = 0.0
     counts: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    pace: dict[str, Any] = field(default_factory=dict)  # what it cost; see pace.py
 
 
 def sidecar_path(output: Path) -> Path:
@@ -234,6 +236,7 @@ class Job:
         self.fresh = False
         self.reasons: tuple[str, ...] = ()
         self.parts = Parts(parts_path(output), reporter)
+        self.pace = Pace()
         self._recipe_of = recipe_of
         self._digest = digest
         self._started = time.monotonic()
@@ -276,10 +279,17 @@ class Job:
             sidecar["output"]["bytes"] = self.output.stat().st_size
         sidecar["counts"] = dict(counts)
         sidecar["details"] = dict(details or {})
+        sidecar["pace"] = self.pace.record()
         sidecar["provenance"] = provenance(seconds)
         write_json(sidecar_path(self.output), sidecar)
         self._outcome = Outcome(
-            str(self.output), True, self.reasons, seconds, dict(counts), dict(details or {})
+            str(self.output),
+            True,
+            self.reasons,
+            seconds,
+            dict(counts),
+            dict(details or {}),
+            sidecar["pace"],
         )
 
 
@@ -321,8 +331,9 @@ def producing(
         if now.fresh and not force:
             sidecar = read_sidecar(output) or {}
             job.fresh = True
+            counts, details, pace = (sidecar.get(n, {}) for n in ("counts", "details", "pace"))
             job._outcome = Outcome(  # noqa: SLF001 - the job is made here
-                str(output), False, (), 0.0, sidecar.get("counts", {}), sidecar.get("details", {})
+                str(output), False, (), 0.0, counts, details, pace
             )
         elif force:
             job.reasons = ("forced",)

@@ -351,7 +351,7 @@ def test_numbers_are_read_as_python_reads_them(words: list[str]) -> None:
     """To the last bit, in every spelling; what float() refuses is no number."""
     import numpy as np
 
-    from pipeline.lint.block import in_columns
+    from pipeline.columns import in_columns
 
     block = in_columns("".join(f"x {w}\n" for w in words).encode(), 2, np.arange(len(words)))
     values, none = block.decimals(1)

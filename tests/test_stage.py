@@ -275,7 +275,7 @@ def test_what_a_sidecar_holds(output: Path, monkeypatch: pytest.MonkeyPatch) -> 
     sidecar = read_sidecar(output)
     assert sidecar is not None
     assert list(sidecar) == [
-        "schema", "state", "recipe", "output", "counts", "details", "provenance",
+        "schema", "state", "recipe", "output", "counts", "details", "pace", "provenance",
     ]  # fmt: skip
     assert sidecar["recipe"] == RECIPE.record()
     assert sidecar["output"] == {"sha256": store.digest_file(output), "bytes": 3}

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import one_line
+from pipeline.pace import summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,6 +72,8 @@ class Console:
             if isinstance(value, int) and not isinstance(value, bool) and value
         ]
         how = f"{_duration(outcome.seconds)}" if outcome.computed else "fresh, left alone"
+        if outcome.computed and (cost := summary(outcome.pace)):
+            how += f"; {cost}"
         print(f"{self._name}: {outcome.output}: {', '.join([*facts, how])}", file=sys.stderr)
 
 
@@ -99,6 +102,7 @@ def outcome_record(outcome: Outcome) -> dict[str, Any]:
         "seconds": round(outcome.seconds, 3),
         "counts": outcome.counts,
         "details": outcome.details,
+        "pace": outcome.pace,
     }
 
 

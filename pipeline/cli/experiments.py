@@ -146,6 +146,7 @@ def status(
 ) -> None:
     """Print each stage with fresh or stale, and the reason."""
     from pipeline import experiment as experiments
+    from pipeline import stage
     from pipeline.cli.console import plain_table, print_json
     from pipeline.errors import CheckFailedError
 
@@ -162,6 +163,7 @@ def status(
                         "output": str(step.output),
                         "fresh": now.fresh,
                         "reasons": list(now.reasons),
+                        "pace": (stage.read_sidecar(step.output) or {}).get("pace", {}),
                     }
                     for step, now in rows
                 ],
@@ -203,6 +205,7 @@ def explain(
         "output": sidecar.get("output"),
         "counts": sidecar.get("counts"),
         "details": sidecar.get("details"),
+        "pace": sidecar.get("pace"),
         "provenance": sidecar.get("provenance"),
     }
     for title, content in sections.items():

@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
+from pipeline.columns import count
 from pipeline.errors import InputError, shown, storage_error
 from pipeline.store import scratch_file
 from pipeline.textfile import BLOCK, MAX_LINE, STREAM, UTF8_MARK, UTF16_MARKS, open_stream
@@ -90,7 +91,7 @@ def chunks(
         if feed:
             text = _looked_at(whole + feed, first, findings)
             yield first, text
-            first += text.count(b"\n")
+            first += count(text, b"\n")
         rest = tail
         if len(rest) > MAX_LINE:
             findings.add("unreadable", first, f"a line longer than {MAX_LINE:,} bytes")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
-    from pipeline.lint.block import Block
+    from pipeline.columns import Block
 
 # What no program can mend, or what is not about the run alone and stays as it is.
 _BEYOND = {"missing-topic", "unknown-topic", "no-topic", "unknown-document"}

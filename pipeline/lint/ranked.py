@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pipeline.lint.block import Block
+    from pipeline.columns import Block
     from pipeline.lint.findings import Findings
     from pipeline.trec import Qrels
 

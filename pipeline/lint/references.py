@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
-from pipeline.lint.block import in_columns
+from pipeline.columns import word_hashes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pipeline.lint.block import Block
+    from pipeline.columns import Block
     from pipeline.lucene import Index
     from pipeline.trec import Qrels
 
@@ -41,10 +41,7 @@ class References:
 
 def hashes(words: Iterable[str]) -> NDArray[np.uint64]:
     """64 bits of each word, as `Block.hashes` has them."""
-    import numpy as np
-
-    text = "".join(f"{word}\n" for word in words).encode()
-    return in_columns(text, 1, np.arange(text.count(b"\n"))).hashes(0)
+    return word_hashes([word.encode() for word in words])
 
 
 class Documents:

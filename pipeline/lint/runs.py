@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pipeline.columns import repeated
 from pipeline.errors import shown
 from pipeline.lint.lines import Layout
 from pipeline.lint.ranked import Ranked, Ties, duplicates
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pipeline.lint.block import Block
+    from pipeline.columns import Block
     from pipeline.lint.findings import Findings
     from pipeline.lint.references import References
 
@@ -141,8 +142,7 @@ class RunCheck:
             )
         with np.errstate(over="ignore"):
             key = found ^ (topic.astype(np.uint64) * np.uint64(_MIX))
-        ordered = np.sort(key)
-        if not bool((ordered[1:] == ordered[:-1]).any()):
+        if not repeated(key):
             return np.zeros(0, np.int64)
         values, counts = np.unique(key, return_counts=True)
         return np.unique(topic[np.isin(key, values[counts > 1])])
@@ -227,7 +227,7 @@ class TrecCheck(RunCheck):
         self._note_scores(block, scores, none)
         with np.errstate(over="ignore"):
             single = scores.astype(np.float32)
-        ranks = block.integers(RANK)
+        ranks = position if block.counts_up(RANK, position) else block.integers(RANK)
         self._each(
             block,
             np.flatnonzero(ranks < 0),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import TYPE_CHECKING, BinaryIO
 
+from pipeline.columns import Block, count, in_columns, separators
 from pipeline.errors import shown
-from pipeline.lint.block import Block, in_columns, separators
 from pipeline.lint.lines import Layout, chunks, header, in_order
 from pipeline.store import scratch_file
 from pipeline.textfile import STREAM
@@ -39,21 +39,28 @@ def blocks(
             text, first = text[len(names) :], 2
         found = separators(text, layout.columns)
         numbers = None
-        if found is None or _longest(found[0]) > MAX_PLAIN_LINE or _comments(text, found[0]):
+        if found is None or _longest(found) > MAX_PLAIN_LINE or _comments(text, found):
             text, some = in_order(text, first, layout, findings)
             found, numbers = separators(text, layout.columns), np.array(some, np.int64)
         if found is None:
             continue
-        places, white = found
         if numbers is None:
-            numbers = np.arange(first, first + len(places))
-        other = (white[:, :-1] != layout.separator[0]).any(axis=1)
-        if bool(other.any()):
-            at = int(np.flatnonzero(other)[0])
-            line = text[int(places[at - 1, -1]) + 1 if at else 0 : int(places[at, -1])]
-            message = f"tabs and blanks in {shown(line.decode('utf-8', 'replace'))}"
-            findings.add(layout.separators, int(numbers[at]), message, int(other.sum()))
-        yield Block(text, np.ascontiguousarray(places.T), numbers)
+            numbers = np.arange(first, first + len(found))
+        block = Block(text, np.ascontiguousarray(found.T), numbers)
+        if count(text, layout.separator) != (layout.columns - 1) * len(found):
+            _note_separators(block, layout, findings)
+        yield block
+
+
+def _note_separators(block: Block, layout: Layout, findings: Findings) -> None:
+    import numpy as np
+
+    between = np.frombuffer(block.text, np.uint8)[block.ends[:-1]]
+    other = (between != layout.separator[0]).any(axis=0)
+    at = int(np.flatnonzero(other)[0])
+    line = block.part(at, at + 1).bytes()[:-1]
+    message = f"tabs and blanks in {shown(line.decode('utf-8', 'replace'))}"
+    findings.add(layout.separators, int(block.numbers[at]), message, int(other.sum()))
 
 
 MAX_PLAIN_LINE = 1000  # bytes; longer lines are looked at one by one
@@ -100,10 +107,12 @@ def joined(some: list[Block]) -> Block:
     import numpy as np
 
     texts = [block.bytes() for block in some]
-    offsets = accumulate(map(len, texts), initial=0)
-    ends = [block.ends + (at - block.start) for block, at in zip(some, offsets, strict=False)]
-    numbers = np.concatenate([block.numbers for block in some])
-    return Block(b"".join(texts), np.concatenate(ends, axis=1), numbers)
+    ends = np.empty((len(some[0].ends), sum(map(len, some))), np.int64)
+    at = line = 0
+    for block, text in zip(some, texts, strict=True):
+        np.add(block.ends, at - block.start, out=ends[:, line : line + len(block)])
+        at, line = at + len(text), line + len(block)
+    return Block(b"".join(texts), ends, np.concatenate([block.numbers for block in some]))
 
 
 def collected_topics(

@@ -2,24 +2,30 @@
 
 usage: PIPELINE_COLLECTIONS=FOLDER python first_stage.py [REPEATS] [COLLECTION] [TOPICS]
 
-That is Anserini's SimpleSearcher. Both run in one process over one index, in turn, topics to hits
-in Python (docid and score of each), 1000 hits a topic. SimpleSearcher is called as Pyserini calls
-it: `search` topic by topic, its default, and `batch_search` with threads, its fastest documented
-way. Our stage is shown as well: it also writes the run, in parts. In the end all hits are compared:
-the same documents in the same order, and scores equal but for its rounding to four decimals.
+COLLECTION is a folder's name, or `all`: every collection there joined into one, ids led by their
+collection's name, topics of each in turn.
+
+The other is Anserini's SimpleSearcher. Both run in one process over one index, in turn, topics to
+hits in Python (docid and score of each), 1000 hits a topic. SimpleSearcher is called as Pyserini
+calls it: `search` topic by topic, its default, and `batch_search` with threads, its fastest
+documented way. Our stage is shown as well: it also writes the run, in parts. In the end all hits
+are compared: the same documents in the same order, and scores equal but for its rounding to four
+decimals.
 """
 
+import json
 import os
 import statistics
 import sys
 import tempfile
 import time
-from itertools import batched
+from itertools import batched, chain, islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import java, machine
 from pipeline.bm25 import BM25, Searcher
+from pipeline.collection import documents
 from pipeline.index import IndexSettings, index
 from pipeline.lucene import Index
 from pipeline.retrieve import CALL_TOPICS, RetrieveSettings, retrieve
@@ -87,6 +93,21 @@ class Contest:
         }
 
 
+def joined(work: Path, folders: list[Path], most: int) -> tuple[Path, Topics]:
+    """One collection of several, and some topics of each in turn."""
+    topics = [list(read_topics(min(f.glob("topics.*.tsv"))).items()) for f in folders]
+    some = islice(chain.from_iterable(zip_longest(*topics)), most * len(folders))
+    chosen = [pair for pair in some if pair is not None][:most]
+    if len(folders) == 1:
+        return folders[0] / "corpus.jsonl.gz", dict(chosen)
+    with (work / "corpus.jsonl").open("w") as out:
+        for place in folders:
+            for document in documents(str(place / "corpus.jsonl.gz")):
+                record = {"id": f"{place.name}-{document.docid}", "contents": document.text}
+                out.write(json.dumps(record) + "\n")
+    return work / "corpus.jsonl", {f"{i}": text for i, (_, text) in enumerate(chosen)}
+
+
 def compare(ours: Hits, theirs: Hits) -> tuple[int, float]:
     """Count topics with the same documents in the same order; the largest difference of scores."""
     same, worst = 0, 0.0
@@ -102,11 +123,11 @@ def main() -> int:
     repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     name = sys.argv[2] if len(sys.argv) > 2 else "nfcorpus"
     most = int(sys.argv[3]) if len(sys.argv) > 3 else 300
-    folder = Path(os.environ["PIPELINE_COLLECTIONS"]) / name
-    topics = read_topics(min(folder.glob("topics.*.tsv")))
-    topics = dict(list(topics.items())[:most])
+    folder = Path(os.environ["PIPELINE_COLLECTIONS"])
+    folders = sorted(f.parent for f in folder.glob("*/topics.*.tsv")) if name == "all" else []
     with tempfile.TemporaryDirectory(prefix="bench-first-stage-") as place:
-        contest = Contest(Path(place), folder / "corpus.jsonl.gz", topics)
+        corpus, topics = joined(Path(place), list(dict.fromkeys(folders)) or [folder / name], most)
+        contest = Contest(Path(place), corpus, topics)
         many = contest.threads
         runs: dict[str, Callable[[], Hits | None]] = {
             "SimpleSearcher.search": contest.search,
@@ -130,8 +151,12 @@ def main() -> int:
         rate = len(topics) / medians[label]
         print(f"{label:40} {rate:6,.0f} topics/s   all (ms a topic): {each}")
     labels = list(runs)
-    print(f"ratio, 1 thread: {medians[labels[0]] / medians[labels[2]]:.1f} times as fast")
-    print(f"ratio, {many} threads: {medians[labels[1]] / medians[labels[3]]:.1f} times as fast")
+    for threads, theirs, ours in ((1, labels[0], labels[2]), (many, labels[1], labels[3])):
+        ratios = [a / b for a, b in zip(taken[theirs], taken[ours], strict=True)]
+        print(
+            f"ratio, {threads} threads: {statistics.median(ratios):.1f} times as fast "
+            f"({min(ratios):.1f} to {max(ratios):.1f})"
+        )
     same, worst = compare(hits[labels[3]] or {}, hits[labels[1]] or {})
     print(f"same documents in the same order: {same} of {len(topics)} topics")
     print(f"largest difference of scores: {worst:.6f} (theirs are rounded to 0.0001)")
