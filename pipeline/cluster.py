@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from pipeline import machine, telemetry
 from pipeline.errors import PipelineError, one_line
 from pipeline.executor import Item, Made
+from pipeline.parts import Parts
 from pipeline.report import SILENT, Reporter
 from pipeline.worker import TOKEN, Bench, keep, need_alike
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.executor import Executor, Maker
-    from pipeline.parts import Parts
+
 
 IN_HAND = 2  # parts of one worker: the one it makes, and the next
 MOST_LOSSES = 5  # workers lost over one part, before it is the part that is suspected
@@ -278,6 +279,9 @@ class Crew:
                 "run the same command again; finished parts are kept",
             ) from error
         except self._ray.exceptions.RayError:
+            if (lying := self._lying(item)) is not None:
+                self._replace(worker)
+                return lying
             again.append(item)
             if first:
                 losses[item.key] = losses.get(item.key, 0) + 1
@@ -297,6 +301,17 @@ class Crew:
         worker.seconds += seconds
         self._slowest = max(self._slowest, (seconds, item.label, worker.name))
         return Done(item, path, facts, seconds)
+
+    def _lying(self, item: Item) -> Done | None:
+        """Find a part that a worker finished and did not live to tell of."""
+        if item.note is None:
+            return None
+        parts = Parts(self._parts.folder)
+        path = parts.find(item.key)
+        facts = parts.note(item.note) if item.note else {}
+        if path is None or facts is None:
+            return None
+        return Done(item, self._parts.arrived(item.key, path.name), facts, 0.0)
 
     def _replace(self, worker: _Worker) -> None:
         """Start another in the place of one who is gone."""

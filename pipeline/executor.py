@@ -60,6 +60,8 @@ class Item(NamedTuple):
     label: str  # for people: the first of its topics, or its place
     size: int  # pairs, topics or passages
     what: Any  # for the maker; travels to the worker
+    # Where its facts will lie beside the part; "": it has none; None: they travel with it alone.
+    note: str | None = None
 
 
 class Made(NamedTuple):

@@ -241,7 +241,8 @@ class Work:
                 if found is None:
                     pairs = sum(len(topic.scored) for topic in tasks)
                     label = f"of topic {shown(group[0])}"
-                    yield Item(key, label, pairs, (_facts_name(key), tasks))
+                    name = _facts_name(key)
+                    yield Item(key, label, pairs, (name, tasks), name)
                 else:
                     paths.append(found)
 

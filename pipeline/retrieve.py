@@ -197,7 +197,7 @@ def _finish_parts(
         maker = RetrieveMaker(_from_anywhere(settings), inputs["index"])
         with Crew(settings.executor, maker, job.parts, cpus=1, reporter=reporter) as crew:
             items = (
-                Item(key, f"of topic {shown(groups[key][0][0])}", len(groups[key]), groups[key])
+                Item(key, f"of topic {shown(groups[key][0][0])}", len(groups[key]), groups[key], "")
                 for key in missing
             )
             for one in crew.make(items):
