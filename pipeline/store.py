@@ -233,9 +233,9 @@ def _acquire(lock_path: Path, path: Path) -> IO[str]:
             raise
         with suppress(FileNotFoundError):
             if lock_path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-                file.truncate(0)
-                file.write(str(os.getpid()))
-                file.flush()
+                with suppress(OSError):  # the lock holds on a full disk too
+                    os.ftruncate(file.fileno(), 0)
+                    os.write(file.fileno(), str(os.getpid()).encode())
                 return file
         file.close()
 
@@ -245,6 +245,12 @@ def _temporary(path: Path) -> Path:
 
 
 _TEMPORARY = r"\.[0-9]+-[0-9a-f]{8}\.tmp"
+
+
+def meant(path: Path) -> Path:
+    """Name what lies under a temporary name, or inside, as it will be called in the end."""
+    hidden = re.compile(rf"\.(.+){_TEMPORARY}", re.DOTALL)
+    return Path(*(found[1] if (found := hidden.fullmatch(p)) else p for p in path.parts))
 
 
 def _need_regular(path: Path) -> None:
