@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import tomllib
 import types
 import typing
@@ -23,7 +24,7 @@ def read_experiment(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]
     """
     try:
         text = path.read_bytes().decode("utf-8")
-        tables = tomllib.loads(text)
+        tables = _parsed(text)
     except OSError as error:
         raise storage_error(path, error) from error
     except UnicodeDecodeError as error:
@@ -32,13 +33,21 @@ def read_experiment(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]
         raise InputError(
             path, None, f"not TOML: {error}", "see the example in the README"
         ) from error
-    except RecursionError as error:
-        raise InputError(
-            path, None, "nested too deeply", "see the example in the README"
-        ) from error
     for override in overrides:
         _override(path, tables, override)
     return tables
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """Parse TOML; what Python's parser raises over monstrous values is an error of TOML here."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise tomllib.TOMLDecodeError("nested too deeply") from None
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError:  # thousands of digits
+        raise tomllib.TOMLDecodeError("a number that is too long") from None
 
 
 def _override(path: Path, tables: dict[str, Any], override: str) -> None:
@@ -49,16 +58,18 @@ def _override(path: Path, tables: dict[str, Any], override: str) -> None:
             f"--set {shown(override)}: not KEY=VALUE", "for example: --set retrieve.hits=100"
         )
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        value = _parsed(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
     place: Any = tables
     for step in steps[:-1]:
         place = _descend(path, place, step, override)
     if not isinstance(place, dict):
+        several = isinstance(place, list)
         raise PipelineError(
-            f"--set {shown(override)}: {shown('.'.join(steps[:-1]))} holds several stages",
-            "name one: --set rerank.NAME.depth=100",
+            f"--set {shown(override)}: {shown('.'.join(steps[:-1]))} "
+            f"{'holds several stages' if several else 'is not a table'}",
+            "name one: --set rerank.NAME.depth=100" if several else "check the key",
         )
     place[steps[-1]] = value
 
@@ -147,6 +158,11 @@ def only(table: object, known: Collection[str], where: str, path: Path) -> dict[
     return table
 
 
+def _too_large(value: object) -> bool:
+    """Whether a whole number is none of floating point's."""
+    return isinstance(value, int) and abs(value) > sys.float_info.max
+
+
 def _typed(value: object, hint: Any, name: str, path: Path) -> Any:
     """Check a TOML value against a field's type; whole numbers pass as floats, text as paths."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -168,8 +184,8 @@ def _typed(value: object, hint: Any, name: str, path: Path) -> Any:
         expected = "a list"
     elif dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return fill(hint, value, name, path)
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+    elif hint is float and type(value) in (int, float) and not _too_large(value):
+        return float(value)  # type: ignore[arg-type]
     elif hint is Path and isinstance(value, str) and value:
         return path.parent / value
     elif hint in (bool, int, str) and type(value) is hint:

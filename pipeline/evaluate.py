@@ -18,7 +18,15 @@ from pipeline.notation import DEFAULT_MEASURES, MAX_GRADE
 from pipeline.report import SILENT, Reporter
 from pipeline.stage import Outcome, Recipe, producing
 from pipeline.store import digest_file, write_json
-from pipeline.tables import Row, Table, as_json, read_table, write_per_topic
+from pipeline.tables import (
+    Row,
+    Table,
+    as_json,
+    check_replaceable,
+    read_table,
+    rewrite_per_topic,
+    write_per_topic,
+)
 from pipeline.testsets import Level, level
 from pipeline.textfile import STREAM
 from pipeline.trec import Ranking, read_qrels, read_run
@@ -75,9 +83,11 @@ def evaluate(settings: EvaluateSettings, reporter: Reporter = SILENT) -> Outcome
         settings.output, lambda: recipe(settings), force=settings.force, reporter=reporter
     ) as job:
         if job.fresh:
-            if not per_topic.exists():
-                write_per_topic(read_table(settings.output), per_topic)
+            if rewrite_per_topic(read_table(settings.output), per_topic):
+                reporter.notice(f"{per_topic}: missing or edited; written again")
             return job.outcome
+        if not settings.force:
+            check_replaceable(per_topic)
         basis = Basis(rel=settings.rel)
         table = evaluate_runs(settings.qrels, settings.runs, settings.measures, reporter, basis)
         for row in table.rows:

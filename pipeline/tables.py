@@ -285,6 +285,23 @@ def write_per_topic(table: Table, path: Path) -> None:
         write_bytes(path, _csv(table).encode())
 
 
+def rewrite_per_topic(table: Table, path: Path) -> bool:
+    """Write the CSV of `write_per_topic` again unless it lies there as it should; say whether.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    try:
+        whole = path.read_bytes() == _csv(table).encode()
+    except FileNotFoundError:
+        whole = False
+    except OSError as error:
+        raise storage_error(path, error) from error
+    if not whole:
+        write_per_topic(table, path)
+    return not whole
+
+
 def check_per_topic(path: Path) -> None:
     """Make sure that the ending says what to write, before anything is computed.
 

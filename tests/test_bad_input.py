@@ -113,6 +113,11 @@ def model(spoil: Callable[[Path], object]) -> Callable[[Path], object]:
 MODEL = swap(RERANK, "--model", "model")
 BERT = json.dumps({"model_type": "bert", "architectures": ["BertForSequenceClassification"]})
 
+
+def folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.rglob("*") if path.is_dir())
+
+
 CASES = [
     # collections
     Case("missing collection", INDEX, gone("corpus.jsonl"), r"corpus\.jsonl: no such", "file"),
@@ -174,6 +179,9 @@ CASES = [
     Case("experiment of no TOML", RUN, append("e.toml", "[broken\n"), r"e\.toml.*not TOML.*line", "README"),
     Case("unknown key", RUN, append("e.toml", 'mesures = ["AP"]\n'), r"unknown key 'mesures'", "measures"),
     Case("value of the wrong type", (*RUN, "--set", "retrieve.hits=many"), nothing, "retrieve.hits = 'many'", "."),
+    Case("a number of a thousand digits", (*RUN, "--set", "retrieve.k1=" + "9" * 1000), nothing, "retrieve.k1 = 9.* is not", "."),
+    Case("a number no parser takes", (*RUN, "--set", "retrieve.k1=" + "9" * 5000), nothing, "retrieve.k1 = '9.* is not a number", "."),
+    Case("bad topics for an output in a new folder", swap(RETRIEVE, "--output", "new/deep/new.run"), append("topics.tsv", "no tab\n"), "no tab", "."),
     Case("unknown stage", (*RUN, "--until", "rerankk"), nothing, "'rerankk'", "."),
     Case("experiment without topics file", RUN, gone("topics.tsv"), r"topics\.tsv", "path"),
 ]  # fmt: skip
@@ -196,7 +204,7 @@ def test_bad_input(case: Case, prepared: Path, tmp_path: Path) -> None:
     folder = tmp_path / "case"
     shutil.copytree(prepared, folder)
     case.spoil(folder)
-    before = contents(folder)
+    before, folders_before = contents(folder), folders(folder)
 
     done = run(*case.command, cwd=folder, timeout=120)
 
@@ -210,6 +218,7 @@ def test_bad_input(case: Case, prepared: Path, tmp_path: Path) -> None:
     assert re.search(case.happened, said[-2]), done.stderr
     assert re.search(case.todo, said[-1]), done.stderr
     assert contents(folder) == before
+    assert folders(folder) == folders_before
 
 
 @pytest.mark.skipif(

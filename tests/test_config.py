@@ -117,16 +117,27 @@ def test_an_override_finds_a_stage_of_a_list_by_name_or_number(file: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "override", ["hits", "=1", "retrieve..x=1", "rerank.c.depth=1", "rerank.x=1"]
+    "override",
+    ["hits", "=1", "retrieve..x=1", "rerank.c.depth=1", "rerank.x=1", "retrieve.hits.x=1"],
 )
 def test_an_override_that_names_nothing_is_an_error(file: Path, override: str) -> None:
     with pytest.raises(PipelineError):
         read_experiment(file, [override])
 
 
+@pytest.mark.parametrize("text", ["9" * 5000, "[" * 5000])
+def test_an_override_that_no_parser_can_hold_is_text(file: Path, text: str) -> None:
+    """What is no value of TOML is taken as text, and refused where text is not wanted."""
+    assert read_experiment(file, [f"retrieve.k1={text}"])["retrieve"]["k1"] == text
+
+
 @pytest.mark.parametrize(
-    "content", [b"name = ", b"\xff", b"[a\n", b"a = [" * 3000, b'a = "\x00"\n', b"a=1\na=2\n"]
-)
+    "content",
+    [
+        b"name = ", b"\xff", b"[a\n", b"a = [" * 3000, b'a = "\x00"\n', b"a=1\na=2\n",
+        b"a = " + b"9" * 5000,
+    ],
+)  # fmt: skip
 def test_a_file_that_is_no_toml_is_an_input_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.toml"
     path.write_bytes(content)

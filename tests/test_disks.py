@@ -72,6 +72,46 @@ def test_a_full_disk_leaves_the_old_folder(tmp_path: Path) -> None:
     assert refusal[:2] == ["StorageError", "disk/index: the disk is full"]
 
 
+@pytest.mark.jvm
+def test_an_index_that_does_not_fit_is_no_fault_of_java(tmp_path: Path) -> None:
+    """Whichever of its threads meets the disk, the disk is named, and the index by its name."""
+    refusal = refusal_on_small_disk(
+        """
+        from pipeline.index import IndexSettings, index
+        with open("corpus.jsonl", "w") as out:
+            for number in range(6000):
+                words = " ".join(os.urandom(4).hex() for _ in range(60))
+                print(json.dumps({"id": str(number), "contents": words}), file=out)
+        try:
+            index(IndexSettings(Path("corpus.jsonl"), Path("disk/index"), threads=4))
+        finally:
+            assert os.listdir("disk") == [], os.listdir("disk")
+        """,
+        tmp_path,
+        "300k",
+    )
+    assert refusal is not None
+    assert refusal[:2] == ["StorageError", "disk/index: the disk is full"]
+
+
+def test_a_lock_needs_no_space(tmp_path: Path) -> None:
+    """Nothing stays behind on a disk without a free byte."""
+    refusal = refusal_on_small_disk(
+        """
+        try:
+            Path("disk/full").write_bytes(bytes(300_000))
+        except OSError:
+            pass
+        with store.locked(Path("disk/a.run")):
+            pass
+        assert os.listdir("disk") == ["full"]
+        """,
+        tmp_path,
+        "128k",
+    )
+    assert refusal is None
+
+
 @pytest.mark.parametrize(
     "script",
     [

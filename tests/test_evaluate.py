@@ -331,7 +331,7 @@ def test_measures_in_another_spelling_stay_fresh(chosen: EvaluateSettings) -> No
     assert not evaluate(replace(chosen, measures=("MAP", "RR@10"))).computed
 
 
-def test_values_per_topic_come_back_when_deleted(chosen: EvaluateSettings) -> None:
+def test_values_per_topic_come_back_when_deleted_or_edited(chosen: EvaluateSettings) -> None:
     """measures.csv is written again from measures.json, without reading a run."""
     evaluate(chosen)
     path = chosen.output.with_suffix(".csv")
@@ -339,6 +339,19 @@ def test_values_per_topic_come_back_when_deleted(chosen: EvaluateSettings) -> No
     path.unlink()
     assert not evaluate(chosen).computed
     assert path.read_bytes() == before
+    path.write_bytes(before.replace(b"0", b"1"))
+    assert not evaluate(chosen).computed
+    assert path.read_bytes() == before
+
+
+def test_another_table_beside_the_measures_is_not_replaced(chosen: EvaluateSettings) -> None:
+    """A measures.csv of somebody else is left alone, as an output of somebody else is."""
+    path = chosen.output.with_suffix(".csv")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("mine\n")
+    with pytest.raises(PipelineError, match="holds no values per topic"):
+        evaluate(chosen)
+    assert path.read_text() == "mine\n"
 
 
 def test_failure_leaves_the_old_table(chosen: EvaluateSettings) -> None:

@@ -146,6 +146,10 @@ def test_until_force_and_dry_run(folder: Path) -> None:
     assert not forced["index"]["computed"]
     assert forced["retrieve"]["reasons"] == ["forced"]
 
+    unreached = run("run", "e.toml", "--until", "retrieve", "--force", "cheap", cwd=folder)
+    assert unreached.returncode == 1
+    assert "--force cheap: this stage is not among those that would run" in unreached.stderr
+
 
 @pytest.mark.parametrize(
     ("setting", "message"),
@@ -218,6 +222,9 @@ def test_status_can_answer_a_script(folder: Path) -> None:
         (("name = \"e\"", "name = ''"), "the file lacks name"),
         (("path = \"topics.tsv\"", "path = 'topics.tsv'\nfield = 3"), "topics.field = 3 is not"),
         (("path = \"index\"", "path = [1]"), "index.path = [1] is not text in quotes"),
+        (("[collection]\npath = \"corpus.jsonl\"\n[topics]\npath = \"topics.tsv\"\n[index]",
+          "[topics]\npath = \"topics.tsv\"\n[index]\nstemmer = \"none\""),
+         "unknown key 'stemmer' in [index]"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_file_is_named(

@@ -218,7 +218,7 @@ def test_options_that_make_no_sense_are_refused(tmp_path: Path) -> None:
         index(replace(made, language="ger"))
     with refused("settings of English, not of de", "leave them out"):
         index(replace(made, language="de", stemmer="krovetz"))
-    with refused("--threads -1 is less than 0", "0 takes all"):
+    with refused("--threads -1 is out of range", "0 takes all"):
         index(replace(made, threads=-1))
     with refused("stop.txt: there are no stop words", "one word a line", InputError):
         index(replace(made, stopwords=file_of(tmp_path, "\n\n", "stop.txt")))

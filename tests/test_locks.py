@@ -84,6 +84,17 @@ def test_a_lock_is_given_back_after_an_exception(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+def test_a_folder_made_for_nothing_goes_again(tmp_path: Path) -> None:
+    """A job that fails leaves no folders behind; one that wrote something keeps them."""
+    with pytest.raises(BoomError), store.locked(tmp_path / "new" / "deep" / "a.run"):
+        raise BoomError
+    assert names(tmp_path) == []
+
+    with store.locked(tmp_path / "new" / "deep" / "a.run"):
+        store.write_bytes(tmp_path / "new" / "deep" / "a.run", b"x")
+    assert (tmp_path / "new" / "deep" / "a.run").read_bytes() == b"x"
+
+
 COUNTER = """
 import sys, time
 from pathlib import Path

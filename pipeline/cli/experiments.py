@@ -64,20 +64,34 @@ def run(
     from pipeline.cli.console import outcome_record, print_json
 
     plan = experiments.load(experiment, overrides or [])
-    forced = {plan.step(name).name for name in force or []}
+    steps = plan.until(until) if shard is None else (plan.to_share(until),)
+    forced = _forced(plan, steps, force or [])
     if shard is not None:
-        outcomes = _run_shard(plan.to_share(until), shard, forced, quiet=quiet)
+        outcomes = _run_shard(steps[0], shard, forced, quiet=quiet)
         if as_json:
             print_json({name: outcome_record(outcome) for name, outcome in outcomes.items()})
         return
     if dry_run:
         _print_plan(plan, until, forced, as_json=as_json)
         return
-    outcomes = run_steps(plan.until(until), forced, quiet=quiet)
+    outcomes = run_steps(steps, forced, quiet=quiet)
     if as_json:
         print_json({name: outcome_record(outcome) for name, outcome in outcomes.items()})
     elif "evaluate" in outcomes and not quiet:
         print_measures(plan.step("evaluate"))
+
+
+def _forced(plan: Experiment, steps: tuple[Step, ...], names: list[str]) -> set[str]:
+    """Check that the stages to be forced are among those that run."""
+    from pipeline.errors import PipelineError
+
+    forced = {plan.step(name).name for name in names}
+    if idle := sorted(forced - {step.name for step in steps}):
+        raise PipelineError(
+            f"--force {idle[0]}: this stage is not among those that would run",
+            f"name it with --until {idle[0]}, or leave it out",
+        )
+    return forced
 
 
 def run_steps(steps: tuple[Step, ...], forced: set[str], *, quiet: bool) -> dict[str, Outcome]:

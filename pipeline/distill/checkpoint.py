@@ -1,7 +1,8 @@
 """Training checkpoints: whole or absent, safetensors and JSON only, bound to one recipe.
 
 A checkpoint is a folder `step-00000400` with the weights, the optimiser's tensors, and `state.json`
-(recipe, step, epoch, position, random number generator, log so far). The newest two are kept.
+(recipe, step, epoch, position, random number generator, log so far, digests of everything). The
+newest two are kept.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 
 from pipeline import store
 from pipeline.errors import InputError, PipelineError, shown
+from pipeline.report import SILENT, Reporter
 from pipeline.textfile import read_json
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KEPT = 2
+WEIGHTS, OPTIMISER = "model.safetensors", "optimiser.safetensors"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW, for each trained parameter
 
 
@@ -29,46 +32,48 @@ def save(
     """Write the checkpoint of `state["step"]`, then drop all but the newest two."""
     from safetensors.torch import save as to_bytes
 
+    tensors = {WEIGHTS: to_bytes(_contiguous(model.state_dict()))}
+    tensors[OPTIMISER] = to_bytes(_moments(model, optimiser))
+    generator = torch.get_rng_state().numpy().tobytes().hex()
+    record = {"schema": 1, "recipe": recipe} | state | {"generator": generator}
+    record["tensors"] = {name: store.digest_bytes(data) for name, data in tensors.items()}
     with store.atomic_folder(folder / f"step-{state['step']:08d}") as new:
-        store.write_bytes(new / "model.safetensors", to_bytes(_contiguous(model.state_dict())))
-        store.write_bytes(new / "optimiser.safetensors", to_bytes(_moments(model, optimiser)))
-        generator = torch.get_rng_state().numpy().tobytes().hex()
-        store.write_json(
-            new / "state.json", {"schema": 1, "recipe": recipe} | state | {"generator": generator}
-        )
+        for name, data in tensors.items():
+            store.write_bytes(new / name, data)
+        store.write_json(new / "state.json", record | {"digest": store.digest_json(record)})
     for old in _steps(folder)[:-KEPT]:
         store.remove(old)
 
 
-def load(folder: Path, recipe: dict[str, Any], model: Any, optimiser: Any) -> dict[str, Any] | None:
+def load(
+    folder: Path, recipe: dict[str, Any], model: Any, optimiser: Any, reporter: Reporter = SILENT
+) -> dict[str, Any] | None:
     """Put the newest checkpoint into model and optimiser and return its state; None without any.
 
+    One that is torn or was edited is named and deleted: what it held is computed again from the one
+    before.
+
     Raises:
-        PipelineError: it belongs to another recipe (the message names what differs), or is damaged.
+        PipelineError: it belongs to another recipe (the message names what differs).
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    found = _steps(folder)
-    if not found:
+    state = newest = None
+    for newest in reversed(_steps(folder)):
+        state = _whole(newest)
+        if state is not None:
+            break
+        reporter.notice(f"{newest}: a damaged checkpoint; going on from the one before")
+        store.remove(newest)
+    if state is None or newest is None:
         return None
-    newest = found[-1]
-    state: dict[str, Any] = read_json(newest / "state.json")
-    if differences := different(state["recipe"], recipe):
+    if differences := different(state.pop("recipe"), recipe):
         raise PipelineError(
             f"{newest}: is the checkpoint of another training: {'; '.join(differences[:3])}",
             "put the settings back to go on with it, or add --force to start anew",
         )
-    try:
-        model.load_state_dict(load_file(newest / "model.safetensors"), strict=True)
-        moments = load_file(newest / "optimiser.safetensors")
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise InputError(
-            newest,
-            None,
-            f"a damaged checkpoint ({error})",
-            "delete this folder and run the same command again",
-        ) from error
+    model.load_state_dict(load_file(newest / WEIGHTS), strict=True)
+    moments = load_file(newest / OPTIMISER)
     for name, parameter in model.named_parameters():
         own = {key: moments[f"{key}:{name}"] for key in MOMENTS if f"{key}:{name}" in moments}
         if own:
@@ -76,6 +81,22 @@ def load(folder: Path, recipe: dict[str, Any], model: Any, optimiser: Any) -> di
     torch.set_rng_state(
         torch.frombuffer(bytearray.fromhex(state.pop("generator")), dtype=torch.uint8)
     )
+    return state
+
+
+def _whole(checkpoint: Path) -> dict[str, Any] | None:
+    """Read the state of a checkpoint; None if a byte of it is not as it was written."""
+    try:
+        state = read_json(checkpoint / "state.json")
+    except InputError:
+        return None
+    if not isinstance(state, dict) or state.pop("digest", None) != store.digest_json(state):
+        return None
+    tensors: dict[str, str] = state.pop("tensors")
+    for name, digest in tensors.items():
+        path = checkpoint / name
+        if not path.is_file() or store.digest_file(path) != digest:
+            return None
     return state
 
 

@@ -88,7 +88,7 @@ def train(
 
     # Where we are.
     work, bound = config.work, recipe | {"signature": signature}
-    state = checkpoint.load(work / "checkpoints", bound, model, optimiser) or {
+    state = checkpoint.load(work / "checkpoints", bound, model, optimiser, reporter) or {
         "step": 0, "epoch": 0, "position": 0, "best": None, "log": [],
     }  # fmt: skip
     if state["step"]:
