@@ -9,6 +9,7 @@ the values it is sorted by.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import java
@@ -175,7 +176,9 @@ def _parse_hits(path: Path, block: str) -> tuple[ScoredDoc, ...]:
     if 2 * block.count("\n") != len(words):
         raise _white_space(path)
     scores = np.array(list(map(int, words[1::2])), dtype=np.int32).view(np.float32)
-    return tuple(map(ScoredDoc, words[::2], scores.tolist()))
+    # What ScoredDoc() does, without its detour through Python: a fifth of all this time.
+    make = partial(tuple.__new__, ScoredDoc)
+    return tuple(map(make, zip(words[::2], scores.tolist(), strict=True)))
 
 
 def _parse_documents(path: Path, block: str) -> tuple[ScoredDoc, ...]:

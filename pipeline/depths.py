@@ -85,6 +85,46 @@ def by_depth(
     )
 
 
+class AtDepths(NamedTuple):
+    """Values of every judged topic at some depths, and how many pairs each depth scores."""
+
+    values: dict[int, dict[str, dict[str, float]]]  # depth -> measure -> qid -> value
+    pairs: dict[int, int]
+    exact: bool
+
+
+def values_at(
+    qrels: Qrels,
+    first_stage: Path | str,
+    reranked: Path | str,
+    measures: Sequence[str],
+    depths: Sequence[int],
+) -> AtDepths:
+    """Measure a reranking at these depths, topic by topic.
+
+    Raises:
+        PipelineError: as `by_depth`.
+    """
+    candidates = {
+        ranking.qid: "\n".join(doc.docid for doc in ranking.docs)
+        for ranking in read_run(first_stage)
+    }
+    evaluator = Evaluator(qrels, measures)
+    missing = {qid: evaluator.unanswered(qid) for qid in qrels}
+    found = {
+        depth: {name: {qid: missing[qid][name] for qid in qrels} for name in evaluator.names}
+        for depth in depths
+    }
+    pairs = dict.fromkeys(depths, 0)
+    for qid, first, second in _both(candidates, first_stage, reranked):
+        for depth in depths:
+            pairs[depth] += min(depth, len(first))
+            if qid in qrels and first:
+                for name, value in evaluator.topic(_at(qid, first, second, depth)).items():
+                    found[depth][name][qid] = value
+    return AtDepths(found, pairs, not _is_mixed(_settings(reranked)))
+
+
 def _settings(run: Path | str) -> dict[str, Any]:
     """Read from its sidecar how a run was reranked; nothing is known of a run of others."""
     recipe = (read_sidecar(Path(run)) or {}).get("recipe", {})

@@ -199,7 +199,9 @@ class Ground:
         if look is None:
             quick = self._evaluator.evaluate_file(path, identical=self._keep_identical)
             if quick is not None:
-                return Row(name, quick[0], 0, quick[1])
+                evaluation, found = quick
+                share = found.judged(self._rank) / len(self.judged)
+                return Row(name, evaluation, 0, found.depth, (self._rank, share))
         left_out = depth = 0
         judged = 0.0
 

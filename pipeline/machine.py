@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,15 @@ def cpus(proc: Path = PROC, cgroup: Path = CGROUP) -> int:
         if len(quota) == 2 and quota[0].isdecimal():
             usable = min(usable, max(1, round(int(quota[0]) / int(quota[1]))))
     return usable
+
+
+def name(proc: Path = PROC) -> str:
+    """What the processor calls itself."""
+    for line in read(proc / "cpuinfo").splitlines():
+        field, _, value = line.partition(":")
+        if field.strip() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine()
 
 
 def memory(proc: Path = PROC, cgroup: Path = CGROUP) -> tuple[int, int]:

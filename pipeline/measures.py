@@ -117,8 +117,8 @@ class Evaluator:
 
     def evaluate_file(
         self, path: Path | str, *, identical: bool = True
-    ) -> tuple[Evaluation, int] | None:
-        """Measure a run file as arrays, many times as fast; with the depth of its deepest topic.
+    ) -> tuple[Evaluation, Measured] | None:
+        """Measure a run file as arrays, many times as fast; with what else they tell of it.
 
         The values are those of `evaluate` over `trec.read_run`, to the last bit. None for measures
         or files that need that way: whatever is wrong with a file is said there.
@@ -133,7 +133,7 @@ class Evaluator:
         found = self._vectorised.read(path, identical=identical)
         if found is None:
             return None
-        return self._averaged(found.per_topic(), found.unjudged, found), found.depth
+        return self._averaged(found.per_topic(), found.unjudged, found), found
 
     def _averaged(
         self,

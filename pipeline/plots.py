@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from pipeline.comparison import Comparison, Comparisons
     from pipeline.depths import Depths
+    from pipeline.sweep import Sweep
 
 FORMATS = ("pdf", "png", "svg")
 # Okabe and Ito's colours, which all eyes tell apart; lines differ in print without colours too.
@@ -114,6 +115,60 @@ def loss_curve(metrics: Path, output: Path) -> bool:
         figure.savefig(data, format="png", dpi=150, metadata=NO_DATES["png"])
     write_bytes(output, data.getvalue())
     return True
+
+
+def draw_sweep(found: Sweep, folder: Path, kind: str) -> list[Path]:
+    """Write `sweep-MEASURE` for each measure: effectiveness against milliseconds a topic.
+
+    Bars are intervals of confidence of 95 per cent; the line joins the points that nobody beats.
+
+    Args:
+        kind: `pdf`, `png` or `svg`.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    written = []
+    with mpl.rc_context(STYLE):
+        for measure in found.measures:
+            data = io.BytesIO()
+            figure = _sweep(Figure, found, measure)
+            figure.savefig(data, format=kind, dpi=200, metadata=NO_DATES[kind])
+            written.append(
+                folder / f"{re.sub(r'[^A-Za-z0-9.@_-]+', '-', f'sweep-{measure}')}.{kind}"
+            )
+            write_bytes(written[-1], data.getvalue())
+    return written
+
+
+def _sweep(figure_of: Any, found: Sweep, measure: str) -> Any:
+    figure = figure_of(figsize=(4.5, 3.2))
+    axes = figure.add_subplot()
+    for name in dict.fromkeys(point.model for point in found.points):
+        some = [point for point in found.points if point.model == name]
+        times = [point.ms or 0.0 for point in some]
+        means = [point.means[measure] for point in some]
+        ends = [point.intervals[measure] for point in some]
+        errors = [
+            [mean - low for mean, (low, _) in zip(means, ends, strict=True)],
+            [high - mean for mean, (_, high) in zip(means, ends, strict=True)],
+        ]
+        axes.errorbar(
+            times, means, errors, marker="o", markersize=3, linestyle="none", linewidth=0.8,
+            capsize=2, label=_label(name),
+        )  # fmt: skip
+        for point, x, y in zip(some, times, means, strict=True):
+            if point.depth:
+                axes.annotate(f"{point.depth}", (x, y), (3, 3), textcoords="offset points", size=6)
+    best = sorted((p.ms or 0.0, p.means[measure]) for p in found.points if measure in p.best)
+    axes.plot(*zip(*best, strict=True), color="0.6", linewidth=0.8, linestyle="-", zorder=0)
+    axes.set_xscale("symlog", linthresh=1)
+    axes.get_xaxis().set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_xlabel("milliseconds a topic (numbers: candidates reranked)")
+    axes.set_ylabel(_label(measure))
+    axes.set_title(_label(f"{found.topics:,} topics, {found.machine}"), fontsize=7)
+    axes.legend(frameon=False, fontsize=7)
+    return figure
 
 
 def _bars(figure_of: Any, each: Comparison, names: list[str]) -> Any:

@@ -62,6 +62,17 @@ class Measured:
             for qid, row in zip(self.qids, columns, strict=True)
         }
 
+    def judged(self, rank: int) -> float:
+        """Judged@rank, added up over the topics, in the order of the run."""
+        return _added(self._judged(rank, self._hits))
+
+    def _judged(self, cutoff: int | None, hits: Hits) -> NDArray[np.float64]:
+        import numpy as np
+
+        inside = hits.topic if cutoff is None else hits.topic[hits.rank <= cutoff]
+        seen = self._sizes if cutoff is None else np.minimum(self._sizes, cutoff)
+        return _quotient(np.bincount(inside, minlength=len(self.qids)), seen)
+
     def spreads(self, mean: dict[str, float], topics: int) -> dict[str, Spread]:
         """Measures whose mean, over so many topics, can change by the order of tied documents."""
         spreads = {}
@@ -124,8 +135,7 @@ class Measured:
             gained = np.bincount(topic[inside], gains, topics)
             return _quotient(gained, self._ideals.dcg(cutoff)[self._rows])
         if measure.kind == "Judged":
-            seen = self._sizes if cutoff is None else np.minimum(self._sizes, cutoff)
-            return _quotient(np.bincount(topic[inside], minlength=topics), seen)
+            return self._judged(cutoff, hits)
         inside &= grade >= (measure["rel"] or 1)
         topic, rank = topic[inside], rank[inside]
         found = np.bincount(topic, minlength=topics)
@@ -191,6 +201,14 @@ class Vectorised:
         if run is None or not any(qid in self._qrels for qid in run.qids):
             return None
         return Measured(run, self._qrels, self._measures, self._ideals)
+
+
+def _added(values: NDArray[np.float64]) -> float:
+    """Add one after the other, as a loop does; numpy's own sum goes by pairs."""
+    total = 0.0
+    for value in values.tolist():
+        total += value
+    return total
 
 
 def _logarithms(rank: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -72,6 +72,7 @@ LAYERS = [
         "lint",
     },
     {"compare", "depths", "verify", "submit", "merge", "export"},
+    {"sweep"},
     {"plots"},
     {"plan"},
     {"experiment"},

@@ -24,6 +24,7 @@ from pipeline.cli import (
     scale,
     stages,
     submit,
+    sweep,
     verify,
 )
 from pipeline.errors import NO_SPACE, Interrupted, PipelineError, one_line, storage_error
@@ -59,6 +60,7 @@ rerank.register(app)
 evaluate.register(app)
 lint.register(app)
 compare.register(app)
+sweep.register(app)
 submit.register(app)
 verify.register(app)
 experiments.register(app)

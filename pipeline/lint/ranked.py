@@ -54,6 +54,28 @@ class Ties:
         return "; ".join(parts)
 
 
+def _order(
+    topic: NDArray[np.int64], single: NDArray[np.float32], ranks: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """By topic, best score first, lowest rank first; lines that are alike stay as they are."""
+    import numpy as np
+
+    bits = single.view(np.int32).astype(np.int64)
+    place = np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)  # float32 values in their order
+    key = topic * (1 << 33) - place
+    rising = key[1:] > key[:-1]
+    if bool((rising | ((key[1:] == key[:-1]) & (ranks[1:] >= ranks[:-1]))).all()):
+        return np.arange(len(key))  # as most runs are written
+    order = np.argsort(key)
+    ordered = key[order]
+    equal = ordered[1:] == ordered[:-1]
+    if bool(equal.any()):
+        tied = np.append(equal, False) | np.append(False, equal)
+        some = order[tied]
+        order[tied] = some[np.lexsort((some, ranks[some], key[some]))]
+    return order
+
+
 class Ranked:
     """Some topics of a block: their lines as they stand, and by score (then by rank).
 
@@ -78,13 +100,7 @@ class Ranked:
         lines = np.flatnonzero(wanted[topic])
         self._block = block
         self._lines, self._topic, self._single = lines, topic[lines], single[lines]
-        # Best score first, lowest rank first: float32 values are numbered in their order.
-        bits = self._single.view(np.int32).astype(np.int64)
-        place = np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
-        key = np.minimum(ranks[lines], 0x7FFFFFFF) - place * (1 << 32)
-        order = np.argsort(key, kind="stable")
-        small = self._topic[order].astype(np.uint16 if len(wanted) < 1 << 16 else np.int64)
-        order = order[np.argsort(small, kind="stable")]
+        order = _order(self._topic, self._single, ranks[lines])
         # From here on, in the order by topic, score and rank.
         self._ranked = lines[order]  # lines of the block
         self._scores, self._ranks = scores[self._ranked], ranks[self._ranked]

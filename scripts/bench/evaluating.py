@@ -5,8 +5,9 @@ usage: python scripts/bench/evaluating.py [TOPICS] [REPEATS] [DOCUMENTS A TOPIC]
 Three runs are written: falling scores; scores of two decimals, so that most topics have ties; lines
 in no order of score. One judged document a topic, as MS MARCO has. Each program starts anew and
 takes its turn, so that a busy moment hits all. pytrec_eval reads run and judgements with its own
-readers and computes the same measures, less Judged@10, which it lacks; `parse` only reads. Times
-are those of the processor, start included; ratios are of neighbours in turn: median, least, most.
+readers and computes the same measures, less Judged@10, which it lacks; `parse` only reads. Shown
+are seconds on the clock and of the processors, start included, of every turn; ratios are those of
+neighbours in turn: median, least, most.
 """
 
 import random
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 OURS = "import sys; sys.argv[0] = 'pipeline'; from pipeline.cli.main import main; main()"
 PARSE = """
@@ -30,10 +32,12 @@ found = pytrec_eval.RelevanceEvaluator(qrels, names).evaluate(run)
 print(sum(values["ndcg_cut_10"] for values in found.values()) / len(qrels))
 """
 MEASURE = """
-import resource, subprocess, sys
+import resource, subprocess, sys, time
+began = time.perf_counter()
 code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+clock = time.perf_counter() - began
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(used.ru_utime + used.ru_stime, used.ru_maxrss, code)
+print(clock, used.ru_utime + used.ru_stime, used.ru_maxrss, code)
 """
 KIB = 1 if sys.platform.startswith("linux") else 1024
 
@@ -57,13 +61,27 @@ def write(folder: Path, topics: int, documents: int, kind: str) -> tuple[str, st
     return str(folder / "run"), str(folder / "qrels")
 
 
-def measured(code: str, *arguments: str) -> tuple[float, int]:
-    """Seconds of the processor and MiB of memory of a new Python, its start included."""
+class Cost(NamedTuple):
+    """Of a new Python, its start included."""
+
+    clock: float  # seconds
+    processors: float  # seconds
+    mib: int
+
+
+def measured(code: str, *arguments: str) -> Cost:
+    """Run a program and wait for it."""
     command = [sys.executable, "-c", MEASURE, sys.executable, "-c", code, *arguments]
-    seconds, kib, status = subprocess.check_output(command, text=True).split()
+    clock, used, kib, status = subprocess.check_output(command, text=True).split()
     if status != "0":
         sys.exit(f"exit code {status}: {' '.join(arguments)}")
-    return float(seconds), int(kib) // KIB // 1024
+    return Cost(float(clock), float(used), int(kib) // KIB // 1024)
+
+
+def ratio(rival: list[float], ours: list[float]) -> str:
+    """Median, least and most of neighbours."""
+    each = [a / b for a, b in zip(rival, ours, strict=True)]
+    return f"{statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f})"
 
 
 def main() -> None:
@@ -81,20 +99,20 @@ def main() -> None:
                 "pipeline evaluate": (OURS, "evaluate", qrels, run),
                 "pipeline lint": (OURS, "lint", run),
             }
-            taken: dict[str, list[tuple[float, int]]] = {name: [] for name in turns}
+            taken: dict[str, list[Cost]] = {name: [] for name in turns}
             for _ in range(repeats):
                 for name, (code, *arguments) in turns.items():
                     taken[name].append(measured(code, *arguments))
         for name, each in taken.items():
-            seconds = " ".join(f"{s:.2f}" for s, _ in each)
-            print(f"  {name:32} {seconds} s, {max(m for _, m in each):,} MiB")
+            clock = " ".join(f"{cost.clock:.2f}" for cost in each)
+            used = " ".join(f"{cost.processors:.2f}" for cost in each)
+            memory = max(cost.mib for cost in each)
+            print(f"  {name:32} {clock} s, of the processors {used} s, {memory:,} MiB")
         rival = taken["pytrec_eval, parse and evaluate"]
         for name in ("pipeline evaluate", "pipeline lint"):
-            ratios = [a / b for (a, _), (b, _) in zip(rival, taken[name], strict=True)]
-            print(
-                f"  {name}: {statistics.median(ratios):.2f} times as fast as parse and evaluate "
-                f"({min(ratios):.2f} to {max(ratios):.2f})"
-            )
+            clock = ratio([c.clock for c in rival], [c.clock for c in taken[name]])
+            used = ratio([c.processors for c in rival], [c.processors for c in taken[name]])
+            print(f"  {name}: {clock} times as fast on the clock, {used} of the processors")
 
 
 if __name__ == "__main__":

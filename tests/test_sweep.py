@@ -1,0 +1,114 @@
+"""Quality against cost: one pass per model, every depth, what nobody beats."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import PipelineError
+from pipeline.evaluate import evaluate_runs
+from pipeline.plots import draw_sweep
+from pipeline.rerank import RerankSettings, rerank
+from pipeline.stage import read_sidecar
+from pipeline.sweep import FIRST, Point, _marked, run_names, sweep
+
+
+@pytest.fixture
+def settings(tiny: Path, tmp_path: Path) -> RerankSettings:
+    """The tiny collection, and a folder for what comes out."""
+    folder = tmp_path / "tiny"
+    shutil.copytree(tiny, folder)
+    return RerankSettings(
+        run=folder / "bm25.run",
+        topics=folder / "topics.tsv",
+        model="",
+        output=tmp_path / "swept",
+        collection=folder / "corpus.jsonl",
+        interpolate=1.0,
+    )
+
+
+def qrels_of(settings: RerankSettings) -> Path:
+    """The tiny collection's judgements."""
+    return next(settings.run.parent.glob("qrels*"))
+
+
+def test_every_depth_from_one_pass(settings: RerankSettings, tmp_path: Path) -> None:
+    """The values are those of a run that was reranked to that depth; times grow with pairs."""
+    found = sweep(qrels_of(settings), settings, ["overlap"], [1, 2, 100], ["AP", "RR"])
+    assert [(p.model, p.depth) for p in found.points] == [
+        (FIRST, 0), ("overlap", 1), ("overlap", 2), ("overlap", 100),
+    ]  # fmt: skip
+    for point in found.points[1:]:
+        path = tmp_path / f"{point.depth}.run"
+        shallow = RerankSettings(
+            **{**vars(settings), "model": "overlap", "depth": point.depth, "output": path}
+        )
+        rerank(shallow)
+        table = evaluate_runs(qrels_of(settings), [path], ["AP", "RR"])
+        assert point.means == pytest.approx(table.rows[0].evaluation.mean)
+        low, high = point.intervals["AP"]
+        assert low <= point.means["AP"] <= high
+    first = evaluate_runs(qrels_of(settings), [settings.run], ["AP", "RR"])
+    assert found.points[0].means == pytest.approx(first.rows[0].evaluation.mean)
+    times = [point.ms for point in found.points[1:]]
+    assert all(ms is not None and ms > 0 for ms in times)
+    assert times == sorted(times, key=lambda ms: ms or 0.0)
+    assert found.points[0].ms is None
+    assert "first stage" in found.notes[0]
+    sidecar = read_sidecar(settings.output / "overlap.run")
+    assert sidecar is not None
+    assert sidecar["pace"]["pairs"] == sidecar["counts"]["pairs"]
+
+
+def test_figures_and_a_table(settings: RerankSettings) -> None:
+    """One line a point, one figure a measure; the same sweep gives the same bytes."""
+    found = sweep(qrels_of(settings), settings, ["overlap"], [1, 2], ["AP", "nDCG@10"])
+    assert found.cells()[0] == ["model", "depth", "ms/topic", "AP", "nDCG@10"]
+    assert len(found.cells()) == 4
+    json.dumps(found.record(), allow_nan=False)
+    for kind in ("png", "svg"):
+        written = draw_sweep(found, settings.output, kind)
+        assert [path.name for path in written] == [f"sweep-AP.{kind}", f"sweep-nDCG@10.{kind}"]
+        before = written[0].read_bytes()
+        draw_sweep(found, settings.output, kind)
+        assert written[0].read_bytes() == before
+
+
+def test_what_nobody_beats() -> None:
+    """A point is beaten by one as fast and better, or faster and as good; equals both stay."""
+    given = [(1.0, 0.3), (2.0, 0.5), (2.0, 0.4), (3.0, 0.5), (4.0, 0.6), (4.0, 0.6)]
+    points = [Point("m", 1, ms, {"AP": value}, {}, frozenset()) for ms, value in given]
+    best = [bool(point.best) for point in _marked(points, ["AP"])]
+    assert best == [True, True, False, False, True, True]
+
+
+def test_names_of_runs() -> None:
+    """By the model, letters that a file name takes, and no two alike."""
+    assert run_names(["small", "a/b c", "x/small"]) == ["small-1", "b-c", "small-2"]
+
+
+@pytest.mark.parametrize(
+    ("models", "depths", "said"),
+    [([], [1], "nothing to sweep"), (["overlap"], [0], "nothing to sweep"),
+     (["overlap", "overlap"], [1], "named twice")],
+)  # fmt: skip
+def test_what_is_refused(
+    settings: RerankSettings, models: list[str], depths: list[int], said: str
+) -> None:
+    """Before anything is computed."""
+    with pytest.raises(PipelineError, match=said):
+        sweep(qrels_of(settings), settings, models, depths)
+    assert not settings.output.exists()
+
+
+def test_a_time_that_nobody_measured(settings: RerankSettings) -> None:
+    """A run whose parts were all there says nothing of its time, and is not given one."""
+    qrels = qrels_of(settings)
+    sweep(qrels, settings, ["overlap"], [1])
+    (settings.output / "overlap.run").unlink()
+    with pytest.raises(PipelineError, match="how long it took"):
+        sweep(qrels, settings, ["overlap"], [1])
