@@ -26,7 +26,7 @@ WORDS = 56  # of a passage, on average
 SPREAD = 0.45  # of the logarithm of a passage's length
 EXPONENT = 1.07  # of Zipf's law
 VOCABULARY = 20_000_000
-QUERIES = 200
+QUERIES = 500
 QUERY_WORDS = 6
 HITS = 1000
 PAIRS = 1500
@@ -98,18 +98,21 @@ def measure_size(folder: Path, count: int) -> dict[str, float]:
     """Index so many passages and search them."""
     from pipeline import lucene
     from pipeline.index import IndexSettings, index
-    from pipeline.retrieve import RetrieveSettings, retrieve
+    from pipeline.retrieve import RetrieveSettings, search
+    from pipeline.topics import read_topics
 
     corpus, place = folder / f"{count}.jsonl", folder / f"{count}.index"
     characters = write_passages(corpus, count)
     write_topics(folder / "topics.tsv", QUERIES)
     cpu, wall, _ = timed(lambda: index(IndexSettings(corpus, place)))
     size = sum(file.stat().st_size for file in place.iterdir())
-    first = RetrieveSettings(folder / "topics.tsv", place, folder / "warm.run", hits=HITS)
-    retrieve(first)
-    again = RetrieveSettings(folder / "topics.tsv", place, folder / "r.run", hits=HITS, force=True)
-    search, search_wall, _ = timed(lambda: retrieve(again))
-    lines = (folder / "r.run").read_bytes().count(b"\n")
+    settings = RetrieveSettings(
+        folder / "topics.tsv", place, folder / "never.run", hits=HITS, threads=1
+    )
+    topics = read_topics(folder / "topics.tsv")
+    search(settings, topics)  # until Java has compiled what it will
+    searching, search_wall, found = timed(lambda: search(settings, topics))
+    lines = b"".join(found.values()).count(b"\n")
     choose = np.random.default_rng(6)
     docids = [str(number) for number in choose.choice(count, min(LOOKED_UP, count), replace=False)]
     with lucene.Index(place) as opened:
@@ -122,7 +125,7 @@ def measure_size(folder: Path, count: int) -> dict[str, float]:
         "index_bytes": size,
         "index_cpu_s": round(cpu, 2),
         "index_wall_s": round(wall, 2),
-        "query_cpu_ms": round(1000 * search / QUERIES, 3),
+        "query_cpu_ms": round(1000 * searching / QUERIES, 3),
         "query_wall_ms": round(1000 * search_wall / QUERIES, 3),
         "hits": round(lines / QUERIES, 1),
         "texts_per_cpu_s": round(len(texts) / looking),
