@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from pipeline.executor import Executor, Maker
 
-
 IN_HAND = 2  # parts of one worker: the one it makes, and the next
 MOST_LOSSES = 5  # workers lost over one part, before it is the part that is suspected
 PATIENCE = 600.0  # seconds without any worker
@@ -308,9 +307,10 @@ class Crew:
             return None
         parts = Parts(self._parts.folder)
         path = parts.find(item.key)
-        facts = parts.note(item.note) if item.note else {}
-        if path is None or facts is None:
+        if path is None:
             return None
+        # They were kept before the part: where there is no note, there were no facts.
+        facts = (parts.note(item.note) or {}) if item.note else {}
         return Done(item, self._parts.arrived(item.key, path.name), facts, 0.0)
 
     def _replace(self, worker: _Worker) -> None:

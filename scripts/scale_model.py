@@ -26,11 +26,12 @@ WORDS = 56  # of a passage, on average
 SPREAD = 0.45  # of the logarithm of a passage's length
 EXPONENT = 1.07  # of Zipf's law
 VOCABULARY = 20_000_000
-QUERIES = 200
+QUERIES = 500
 QUERY_WORDS = 6
 HITS = 1000
 PAIRS = 1500
 BLOCK = 20_000  # passages made together
+LOOKED_UP = 20_000  # texts
 LINE = 46  # bytes of a run's line
 COLLECTIONS = {
     "MS MARCO v1": 8_841_823,
@@ -95,19 +96,28 @@ def timed(work: Any) -> tuple[float, float, Any]:
 
 def measure_size(folder: Path, count: int) -> dict[str, float]:
     """Index so many passages and search them."""
+    from pipeline import lucene
     from pipeline.index import IndexSettings, index
-    from pipeline.retrieve import RetrieveSettings, retrieve
+    from pipeline.retrieve import RetrieveSettings, search
+    from pipeline.topics import read_topics
 
     corpus, place = folder / f"{count}.jsonl", folder / f"{count}.index"
     characters = write_passages(corpus, count)
     write_topics(folder / "topics.tsv", QUERIES)
     cpu, wall, _ = timed(lambda: index(IndexSettings(corpus, place)))
     size = sum(file.stat().st_size for file in place.iterdir())
-    first = RetrieveSettings(folder / "topics.tsv", place, folder / "warm.run", hits=HITS)
-    retrieve(first)
-    again = RetrieveSettings(folder / "topics.tsv", place, folder / "r.run", hits=HITS, force=True)
-    search, search_wall, _ = timed(lambda: retrieve(again))
-    lines = (folder / "r.run").read_bytes().count(b"\n")
+    settings = RetrieveSettings(
+        folder / "topics.tsv", place, folder / "never.run", hits=HITS, threads=1
+    )
+    topics = read_topics(folder / "topics.tsv")
+    search(settings, topics)  # until Java has compiled what it will
+    searching, search_wall, found = timed(lambda: search(settings, topics))
+    lines = b"".join(found.values()).count(b"\n")
+    choose = np.random.default_rng(6)
+    docids = [str(number) for number in choose.choice(count, min(LOOKED_UP, count), replace=False)]
+    with lucene.Index(place) as opened:
+        opened.texts(docids[:100])
+        looking, _, texts = timed(lambda: opened.texts(docids))
     corpus.unlink()
     return {
         "passages": count,
@@ -115,9 +125,10 @@ def measure_size(folder: Path, count: int) -> dict[str, float]:
         "index_bytes": size,
         "index_cpu_s": round(cpu, 2),
         "index_wall_s": round(wall, 2),
-        "query_cpu_ms": round(1000 * search / QUERIES, 3),
+        "query_cpu_ms": round(1000 * searching / QUERIES, 3),
         "query_wall_ms": round(1000 * search_wall / QUERIES, 3),
         "hits": round(lines / QUERIES, 1),
+        "texts_per_cpu_s": round(len(texts) / looking),
     }
 
 
@@ -139,6 +150,19 @@ def measure_pairs() -> dict[str, Any]:
     }
 
 
+def measure_travel() -> float:
+    """Bytes that a pair takes on its way to a worker, its text of MS MARCO's length."""
+    import pickle
+
+    from pipeline.rescore import Task
+    from pipeline.trec import ScoredDoc
+
+    docs = tuple(ScoredDoc(str(1_000_000 + rank), 20 - rank / 100) for rank in range(1000))
+    texts = tuple(f"{rank:04}{'x' * 331}" for rank in range(1000))
+    task = Task("1048585", "how long do cats sleep", docs, (), texts)
+    return len(pickle.dumps(task, 5)) / 1000
+
+
 def measure(sizes: list[int], place: Path | None, kept: Path = RATES) -> None:
     """Measure, and keep the rates as they come."""
     found: dict[str, Any] = {
@@ -146,6 +170,7 @@ def measure(sizes: list[int], place: Path | None, kept: Path = RATES) -> None:
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "sizes": [],
         "pairs": measure_pairs(),
+        "bytes_per_pair": measure_travel(),
     }
     for count in sorted(sizes):
         with tempfile.TemporaryDirectory(dir=place) as folder:
@@ -158,21 +183,42 @@ def measure(sizes: list[int], place: Path | None, kept: Path = RATES) -> None:
 
 
 class Model:
-    """Each cost grows as a power of the number of passages, fitted to measured sizes."""
+    """Each cost is what a stage takes in any case, and a power of the number of passages.
+
+    An index has no cost of the first kind, and indexing is linear in the second; with the first
+    stage both are fitted, because Lucene skips the more, the longer the lists are.
+    """
 
     costs = ("index_bytes", "index_cpu_s", "query_cpu_ms")
+    powers = {  # noqa: RUF012 - a table
+        "index_bytes": np.arange(0.90, 1.10, 0.001),
+        "index_cpu_s": np.array([1.0]),
+        "query_cpu_ms": np.arange(0.30, 1.01, 0.01),
+    }
 
     def __init__(self, sizes: list[dict[str, float]]) -> None:
-        counts = np.log([size["passages"] for size in sizes])
-        self.fits = {
-            name: np.polyfit(counts, np.log([size[name] for size in sizes]), 1)
-            for name in self.costs
-        }
+        self.fits = {name: self._fit(name, sizes) for name in self.costs}
+
+    def _fit(self, name: str, sizes: list[dict[str, float]]) -> tuple[float, float, float]:
+        counts = np.array([size["passages"] for size in sizes], float)
+        real = np.array([size[name] for size in sizes], float)
+        best = (math.inf, 0.0, 0.0, 1.0)
+        for power in self.powers[name]:
+            columns = [counts**power]
+            if name != "index_bytes":
+                columns.append(np.ones_like(counts))
+            rows = np.stack(columns, 1) / real[:, None]  # errors relative to what was measured
+            found, *_ = np.linalg.lstsq(rows, np.ones_like(real), rcond=None)
+            factor, fixed = float(found[0]), float(found[1]) if len(found) > 1 else 0.0
+            error = float(((rows @ found - 1) ** 2).sum())
+            if factor > 0 and fixed >= 0 and error < best[0]:
+                best = (error, fixed, factor, float(power))
+        return best[1:]
 
     def at(self, name: str, passages: float) -> float:
         """One cost at a size."""
-        slope, start = self.fits[name]
-        return math.exp(start + slope * math.log(passages))
+        fixed, factor, power = self.fits[name]
+        return fixed + factor * passages**power
 
 
 def number(value: float) -> str:
@@ -222,6 +268,7 @@ def predict(topics: int, depth: int) -> None:
         row("pairs", number(topics * depth))
         row(f"reranking by `small` ({rate:,.0f}/s a core), core hours",
             f"{topics * depth / rate / 3600:,.1f}")  # fmt: skip
+        row("texts to workers", number(topics * depth * found["bytes_per_pair"]) + "B")
         row("one run", number(topics * depth * LINE) + "B")
         row("vectors of 384, fp16", number(passages * (384 * 2 + 16 + 10)) + "B")
         row("vectors of 384, int8", number(passages * (384 + 4 + 16 + 10)) + "B")

@@ -207,7 +207,9 @@ def test_first_stage_and_vectors_come_from_workers_too(
 
     from pipeline.index import IndexSettings, index
 
-    index(IndexSettings(ready / "corpus.jsonl", tmp_path / "i", shards=2))
+    some = (ready / "corpus.jsonl").read_text().splitlines(keepends=True)[:300]
+    (tmp_path / "corpus.jsonl").write_text("".join(some))
+    index(IndexSettings(tmp_path / "corpus.jsonl", tmp_path / "i", shards=2))
     make_twin(tmp_path / "model")
     commands = {
         "a.run": ("retrieve", "--index", "i", "--topics", ready / "topics.tsv"),

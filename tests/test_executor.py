@@ -12,7 +12,7 @@ from refusal import refused
 from pipeline import experiment
 from pipeline.cluster import Crew
 from pipeline.errors import PipelineError
-from pipeline.executor import Executor, Made
+from pipeline.executor import Executor, Item, Made
 from pipeline.makers import Load, RerankMaker
 from pipeline.models.reranker import model_digest
 from pipeline.models.scorer import Limits, Wishes
@@ -67,6 +67,22 @@ def test_a_worker_that_sees_the_folder_writes_its_parts_there(tmp_path: Path) ->
     assert (facts, note) == ({"bytes": 4}, "")
     assert parts.note("facts-of-it") == {"bytes": 4}
     assert seconds >= 0
+
+
+@pytest.mark.parametrize("note", ["facts-of-it", "never-kept", ""])
+def test_a_part_whose_worker_was_lost_after_it_is_taken(tmp_path: Path, note: str) -> None:
+    """With its facts, where it has any; a part without a place for facts is made again."""
+    parts = Parts(tmp_path / "parts")
+    parts.keep_note("facts-of-it", {"bytes": 4})
+    path = parts.save("k" * 64, b"part")
+    crew = object.__new__(Crew)  # no cluster is needed to look into a folder
+    crew._parts = Parts(parts.folder)
+    item = Item("k" * 64, "it", 1, b"", note)
+    found = crew._lying(item)
+    assert found is not None
+    assert (found.path, found.facts) == (path, {"bytes": 4} if note == "facts-of-it" else {})
+    assert crew._lying(item._replace(note=None)) is None
+    assert crew._lying(item._replace(key="n" * 64)) is None
 
 
 @pytest.mark.parametrize("token", ["other", None])
