@@ -97,6 +97,8 @@ def _from_hub(model: str) -> Path:
         cached = fetch(local=True)
         if _has_weights(cached) and (cached / "config.json").is_file():
             return cached
+    except Interrupted:
+        raise
     except Exception:  # noqa: S110 - not in the cache, in the hub's many words for it
         pass
     try:
