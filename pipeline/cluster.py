@@ -133,6 +133,8 @@ class Crew:
             if address is not None:
                 self._ray.init(address=address, **quiet)
             else:
+                # Ray's workers are "nice": on a busy machine they would get what others leave.
+                os.environ.setdefault("RAY_worker_niceness", "0")
                 store = min(STORE, machine.memory()[1] // 8)
                 self._ray.init(
                     address="local", num_cpus=machine.cpus(), include_dashboard=False,

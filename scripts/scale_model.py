@@ -197,7 +197,8 @@ class Model:
     }
 
     def __init__(self, sizes: list[dict[str, float]]) -> None:
-        self.fits = {name: self._fit(name, sizes) for name in self.costs}
+        known = [name for name in self.costs if all(name in size for size in sizes)]
+        self.fits = {name: self._fit(name, sizes) for name in known}
 
     def _fit(self, name: str, sizes: list[dict[str, float]]) -> tuple[float, float, float]:
         counts = np.array([size["passages"] for size in sizes], float)
@@ -234,7 +235,7 @@ def check(sizes: list[dict[str, float]]) -> None:
     *seen, largest = sizes
     model = Model(seen)
     print("| cost | predicted | measured | off by |\n|---|---:|---:|---:|")
-    for name in Model.costs:
+    for name in model.fits:
         expected, real = model.at(name, largest["passages"]), largest[name]
         off = f"{expected / real - 1:+.0%}"
         print(f"| {name} at {number(largest['passages'])} | {number(expected)} | {number(real)} "
@@ -247,7 +248,7 @@ def predict(topics: int, depth: int) -> None:
     sizes = found["sizes"]
     print("| measured | " + " | ".join(number(size["passages"]) for size in sizes) + " |")
     print("|---|" + "---:|" * len(sizes))
-    for name in ("characters", *Model.costs, "hits"):
+    for name in ("characters", *Model(sizes).fits):
         print(f"| {name} | " + " | ".join(number(size[name]) for size in sizes) + " |")
     print()
     check(sizes)
@@ -262,9 +263,10 @@ def predict(topics: int, depth: int) -> None:
         row("passages", number(passages))
         row("index", number(model.at("index_bytes", passages)) + "B")
         row("indexing, core hours", f"{model.at('index_cpu_s', passages) / 3600:,.1f}")
-        per_query = model.at("query_cpu_ms", passages)
-        row("first stage, queries/s a core", f"{1000 / per_query:,.1f}")
-        row(f"first stage of {topics:,} topics, core hours", f"{topics * per_query / 3.6e6:,.2f}")
+        if "query_cpu_ms" in model.fits:
+            query = model.at("query_cpu_ms", passages)
+            row("first stage, queries/s a core", f"{1000 / query:,.1f}")
+            row(f"first stage of {topics:,} topics, core hours", f"{topics * query / 3.6e6:,.2f}")
         row("pairs", number(topics * depth))
         row(f"reranking by `small` ({rate:,.0f}/s a core), core hours",
             f"{topics * depth / rate / 3600:,.1f}")  # fmt: skip

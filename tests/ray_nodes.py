@@ -20,7 +20,11 @@ class Nodes:
     """The cluster as a test sees it."""
 
     def __init__(self) -> None:
-        environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+        environment = os.environ | {
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_MODE": "disabled",
+            "RAY_worker_niceness": "0",  # 15 of its own accord: a busy machine would starve them
+        }
         self._process = subprocess.Popen(
             [sys.executable, __file__], env=environment,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
