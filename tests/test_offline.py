@@ -122,6 +122,7 @@ def test_the_doctor_finds_java_offline(
 @pytest.mark.slow
 @pytest.mark.jvm
 @pytest.mark.model
+@pytest.mark.timeout(1800)  # two minutes on two free cores, but cores may be slow or busy
 def test_the_demo_runs_without_network_java_or_caches_and_attempts_no_connection(
     installed: str, sealed: tuple[list[str], dict[str, str], Path], tmp_path: Path
 ) -> None:
