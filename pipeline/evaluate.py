@@ -17,7 +17,7 @@ from pipeline.measures import Evaluator, computable_measures
 from pipeline.notation import DEFAULT_MEASURES, MAX_GRADE
 from pipeline.report import SILENT, Reporter
 from pipeline.stage import Outcome, Recipe, producing
-from pipeline.store import digest_file, write_json
+from pipeline.store import digest_file, sweep, write_json
 from pipeline.tables import (
     Row,
     Table,
@@ -82,6 +82,7 @@ def evaluate(settings: EvaluateSettings, reporter: Reporter = SILENT) -> Outcome
     with producing(
         settings.output, lambda: recipe(settings), force=settings.force, reporter=reporter
     ) as job:
+        sweep(per_topic)
         if job.fresh:
             if rewrite_per_topic(read_table(settings.output), per_topic):
                 reporter.notice(f"{per_topic}: missing or edited; written again")

@@ -364,6 +364,17 @@ def test_failure_leaves_the_old_table(chosen: EvaluateSettings) -> None:
     assert chosen.output.read_bytes() == before
 
 
+def test_stage_sweeps_what_a_killed_one_left(chosen: EvaluateSettings) -> None:
+    """Half-written values per topic do not stay beside the table."""
+    chosen.output.parent.mkdir(exist_ok=True)
+    left = chosen.output.parent / ".measures.csv.4234-ecaee2d6.tmp"
+    left.write_text("run,qid")
+
+    evaluate(chosen)
+
+    assert not left.exists()
+
+
 def test_unknown_measure_is_refused_when_the_settings_are_made(files: Path) -> None:
     """An experiment with a mistyped measure fails when it is read, not after the reranking."""
     with pytest.raises(PipelineError, match="no measure is called 'nDGC@10'"):
