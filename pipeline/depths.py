@@ -48,41 +48,22 @@ def by_depth(
     Raises:
         PipelineError: a topic or document of the reranked run is not in the first stage's run.
     """
-    candidates = {
-        ranking.qid: "\n".join(doc.docid for doc in ranking.docs)
-        for ranking in read_run(first_stage)
-    }
+    candidates = _candidates(first_stage)
     settings = _settings(reranked)
     deepest = max(ids.count("\n") + 1 for ids in candidates.values())
     if isinstance(scored := settings.get("depth"), int) and 0 < scored < deepest:
         deepest = scored  # below, nothing was reranked
     depths = (*(d for d in DEPTHS if d < deepest), deepest)
     evaluator = Evaluator(qrels, measures)
-    sums = {name: [0.0] * len(depths) for name in evaluator.names}
-    answered = set()
-    for qid, first, second in _both(candidates, first_stage, reranked):
-        if qid not in qrels:
-            continue
-        answered.add(qid)
-        values: dict[str, float] = {}
-        for place, depth in enumerate(depths):
-            if not place or depths[place - 1] < len(first):  # else nothing is left to reorder
-                values = evaluator.topic(_at(qid, first, second, depth))
-            for name, value in values.items():
-                sums[name][place] += value
-    for qid in qrels.keys() - answered:
-        for name, value in evaluator.unanswered(qid).items():
-            sums[name] = [total + value for total in sums[name]]
-    return Depths(
-        depths,
-        {
-            measure.name: tuple(
-                t / (1 if measure.counts else len(qrels)) for t in sums[measure.name]
-            )
-            for measure in evaluator.measures
-        },
-        not _is_mixed(settings),
-    )
+    found = _measured(evaluator, qrels, (candidates, first_stage, reranked), depths)
+    means = {
+        measure.name: tuple(
+            sum(found.values[depth][measure.name].values()) / (1 if measure.counts else len(qrels))
+            for depth in depths
+        )
+        for measure in evaluator.measures
+    }
+    return Depths(depths, means, found.exact)
 
 
 class AtDepths(NamedTuple):
@@ -105,24 +86,44 @@ def values_at(
     Raises:
         PipelineError: as `by_depth`.
     """
-    candidates = {
-        ranking.qid: "\n".join(doc.docid for doc in ranking.docs)
-        for ranking in read_run(first_stage)
-    }
-    evaluator = Evaluator(qrels, measures)
+    files = _candidates(first_stage), first_stage, reranked
+    return _measured(Evaluator(qrels, measures), qrels, files, depths)
+
+
+def _measured(
+    evaluator: Evaluator,
+    qrels: Qrels,
+    files: tuple[dict[str, str], Path | str, Path | str],
+    depths: Sequence[int],
+) -> AtDepths:
+    """Measure every judged topic at ascending depths: candidates, their run, the reranked one."""
     missing = {qid: evaluator.unanswered(qid) for qid in qrels}
     found = {
         depth: {name: {qid: missing[qid][name] for qid in qrels} for name in evaluator.names}
         for depth in depths
     }
     pairs = dict.fromkeys(depths, 0)
-    for qid, first, second in _both(candidates, first_stage, reranked):
+    for qid, first, second in _both(*files):
+        values: dict[str, float] = {}
+        before = -1
         for depth in depths:
             pairs[depth] += min(depth, len(first))
-            if qid in qrels and first:
-                for name, value in evaluator.topic(_at(qid, first, second, depth)).items():
-                    found[depth][name][qid] = value
-    return AtDepths(found, pairs, not _is_mixed(_settings(reranked)))
+            if qid not in qrels:
+                continue
+            if before < len(first):  # else nothing is left to reorder
+                values = evaluator.topic(_at(qid, first, second, depth))
+            before = depth
+            for name, value in values.items():
+                found[depth][name][qid] = value
+    return AtDepths(found, pairs, not _is_mixed(_settings(files[2])))
+
+
+def _candidates(first_stage: Path | str) -> dict[str, str]:
+    """Document ids of each topic, as one text."""
+    return {
+        ranking.qid: "\n".join(doc.docid for doc in ranking.docs)
+        for ranking in read_run(first_stage)
+    }
 
 
 def _settings(run: Path | str) -> dict[str, Any]:
