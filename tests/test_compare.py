@@ -278,6 +278,21 @@ def test_one_reranking_gives_every_depth(tmp_path: Path) -> None:
     assert found.means["RR@10"] == pytest.approx(expected)
 
 
+def test_depths_and_topics_take_the_level_of_the_test_set(tmp_path: Path) -> None:
+    """As the table above them does: of TREC Deep Learning's passages grade 1 is not relevant."""
+    low, high = "msmarco_passage_00_1", "msmarco_passage_00_2"
+    (tmp_path / "qrels").write_text(f"1 0 {low} 1\n1 0 {high} 3\n")
+    run_file(tmp_path / "first.run", {"1": [low, high]})
+    run_file(tmp_path / "again.run", {"1": [high, low]})
+    command = ("compare", "qrels", "first.run", "again.run")
+
+    value = json.loads(run(*command, "-m", "AP", "--by-depth", "--json", cwd=tmp_path).stdout)
+    said = run(*command, "--topic", "1", cwd=tmp_path).stdout
+
+    assert value["by_depth"]["again"]["means"] == {"AP(rel=2)": [0.5, 0.5, 1.0]}
+    assert "2 documents judged, 1 relevant" in said
+
+
 def test_depth_0_is_the_first_stage_and_the_last_the_reranking(tiny: Path, tmp_path: Path) -> None:
     """Equal to what `evaluate` says of the two runs."""
     rows: dict[str, list[str]] = {}

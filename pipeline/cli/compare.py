@@ -138,11 +138,11 @@ def _depths(
     qrels: Path, runs: list[Path], found: Comparisons, settings: CompareSettings
 ) -> dict[str, Depths]:
     from pipeline.depths import by_depth
-    from pipeline.trec import read_qrels
+    from pipeline.evaluate import Ground
 
-    judgements = read_qrels(qrels)
+    ground = Ground(qrels, settings.measures)
     return {
-        row.name: by_depth(judgements, runs[0], path, settings.measures)
+        row.name: by_depth(ground.judged, runs[0], path, ground.measures)
         for row, path in zip(found.table.rows[1:], runs[1:], strict=True)
     }
 
@@ -219,13 +219,13 @@ def _topic(
     as_json: bool,
 ) -> None:
     from pipeline import movement
-    from pipeline.evaluate import run_names
+    from pipeline.evaluate import Ground, run_names
     from pipeline.topics import read_topics
-    from pipeline.trec import read_qrels
 
     if len(runs) < 2:
         raise PipelineError("nothing to compare", "name two runs or more: compare QRELS RUN RUN")
-    judged = read_qrels(qrels).get(qid, {})
+    ground = Ground(qrels)
+    judged = ground.judged.get(qid, {})
     query = ""
     if topics[0] is not None:
         query = read_topics(topics[0], topics[1]).get(qid, "")
@@ -241,7 +241,7 @@ def _topic(
         ]
         print_json({"schema": 1, "qid": qid, "query": query, "runs": records})
         return
-    relevant = sum(grade > 0 for grade in judged.values())
+    relevant = sum(grade >= ground.level.grade for grade in judged.values())
     print(f"topic {one_line(qid)}{': ' * bool(query)}{one_line(query)}")
     print(f"{len(judged)} documents judged, {relevant} relevant")
     for one, pair in zip(found, pairs, strict=True):
