@@ -175,6 +175,21 @@ def load_texts(path: Path | str, docids: Iterable[str]) -> dict[str, str]:
     return texts
 
 
+def need_one_source(index: object, collection: object) -> None:
+    """Refuse texts from nowhere, or from two places.
+
+    Raises:
+        PipelineError: neither index nor collection is named, or both are.
+    """
+    if (index is None) == (collection is None):
+        raise PipelineError(
+            "texts come from an index or from a collection, and "
+            + ("neither is" if index is None else "both are")
+            + " named",
+            "name one: --index DIR or --collection PATH",
+        )
+
+
 def duplicate(document: Document, first: tuple[str, int]) -> InputError:
     """Name both places of a repeated document id."""
     return InputError(

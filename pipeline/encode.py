@@ -292,10 +292,4 @@ class _Work:
 def _check(settings: EncodeSettings) -> None:
     if settings.executor is not None:
         settings.executor.check()
-    if (settings.index is None) == (settings.collection is None):
-        raise PipelineError(
-            "texts come from an index or from a collection, and "
-            + ("neither is" if settings.index is None else "both are")
-            + " named",
-            "name one: --index DIR or --collection PATH",
-        )
+    collection.need_one_source(settings.index, settings.collection)

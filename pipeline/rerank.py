@@ -279,13 +279,7 @@ def _is_stream(path: Path) -> bool:
 
 def _check(settings: RerankSettings) -> None:
     check_tag(settings.tag)
-    if (settings.index is None) == (settings.collection is None):
-        raise PipelineError(
-            "texts come from an index or from a collection, and "
-            + ("neither is" if settings.index is None else "both are")
-            + " named",
-            "name one: --index DIR or --collection PATH",
-        )
+    collection.need_one_source(settings.index, settings.collection)
     if settings.executor is not None:
         settings.executor.check()
         if _is_stream(settings.output):

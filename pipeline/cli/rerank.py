@@ -9,25 +9,29 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import typer
 
 from pipeline.cli.stages import (
+    DeviceName,
     Field,
     Force,
     Json,
     On,
     Output,
+    PrecisionName,
     Quiet,
     ShardOf,
     Tag,
     Threads,
+    TokenBudget,
     Workers,
     check_json,
+    device_of,
     executor_of,
     one_of,
+    precision_of,
     run_stage,
     shard_of,
 )
 from pipeline.errors import PipelineError
 from pipeline.indexes import place
-from pipeline.models.scorer import Device, Precision
 from pipeline.passages import Aggregation
 from pipeline.rerank import RerankSettings
 
@@ -107,13 +111,9 @@ def rerank(
     positive: Annotated[
         int | None, typer.Option(help="Of a two-logit model: which one means relevant.")
     ] = RerankSettings.positive,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = RerankSettings.device,
-    precision: Annotated[
-        str, typer.Option(help="auto, fp32, bf16 or fp16.")
-    ] = RerankSettings.precision,
-    token_budget: Annotated[
-        int, typer.Option(help="Tokens of one forward pass; 0: what suits the device.")
-    ] = RerankSettings.token_budget,
+    device: DeviceName = RerankSettings.device,
+    precision: PrecisionName = RerankSettings.precision,
+    token_budget: TokenBudget = RerankSettings.token_budget,
     tag: Tag = RerankSettings.tag,
     threads: Threads = RerankSettings.threads,
     shard: ShardOf = None,
@@ -156,8 +156,8 @@ def rerank(
         max_query_tokens=max_query_tokens,
         max_tokens=max_tokens,
         positive=positive,
-        device=cast("Device", one_of("--device", device, get_args(Device))),
-        precision=cast("Precision", one_of("--precision", precision, get_args(Precision))),
+        device=device_of(device),
+        precision=precision_of(precision),
         threads=threads,
         token_budget=token_budget,
         tag=tag,

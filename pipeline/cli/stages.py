@@ -36,6 +36,12 @@ Field = Annotated[
 ]
 Tag = Annotated[str, typer.Option("--tag", help="The run's tag: letters, digits, _ and -.")]
 Threads = Annotated[int, typer.Option("--threads", help="Threads; 0 takes every processor.")]
+DeviceName = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+PrecisionName = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")]
+TokenBudget = Annotated[
+    int,
+    typer.Option("--token-budget", help="Tokens of one forward pass; 0: what suits the device."),
+]
 Force = Annotated[
     bool, typer.Option("--force", help="Do it though fresh, and replace what is not ours.")
 ]
@@ -231,13 +237,9 @@ def encode(
     max_tokens: Annotated[
         int | None, typer.Option(help="Where a passage is cut; default: the model's advice.")
     ] = EncodeSettings.max_tokens,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = EncodeSettings.device,
-    precision: Annotated[
-        str, typer.Option(help="auto, fp32, bf16 or fp16.")
-    ] = EncodeSettings.precision,
-    token_budget: Annotated[
-        int, typer.Option(help="Tokens of one forward pass; 0: what suits the device.")
-    ] = EncodeSettings.token_budget,
+    device: DeviceName = EncodeSettings.device,
+    precision: PrecisionName = EncodeSettings.precision,
+    token_budget: TokenBudget = EncodeSettings.token_budget,
     threads: Threads = EncodeSettings.threads,
     shard: ShardOf = None,
     executor: On = None,
@@ -256,8 +258,8 @@ def encode(
         collection=collection,
         dtype=cast("Dtype", one_of("--dtype", dtype, get_args(Dtype))),
         max_tokens=max_tokens,
-        device=cast("Device", one_of("--device", device, get_args(Device))),
-        precision=cast("Precision", one_of("--precision", precision, get_args(Precision))),
+        device=device_of(device),
+        precision=precision_of(precision),
         threads=threads,
         token_budget=token_budget,
         force=force,
@@ -303,6 +305,16 @@ def fuse(
     )
     check_json(output, as_json)
     run_stage("fuse", lambda reporter: stage.fuse(settings, reporter), quiet=quiet, as_json=as_json)
+
+
+def device_of(text: str) -> Device:
+    """Read --device."""
+    return cast("Device", one_of("--device", text, get_args(Device)))
+
+
+def precision_of(text: str) -> Precision:
+    """Read --precision."""
+    return cast("Precision", one_of("--precision", text, get_args(Precision)))
 
 
 def run_stage(

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast, get_args
+from typing import Annotated
 
 import typer
 
 from pipeline.cli.console import plain_table, print_json, reporting
-from pipeline.cli.stages import Field, Force, Json, Quiet, Threads, one_of
+from pipeline.cli.stages import (
+    DeviceName,
+    Field,
+    Force,
+    Json,
+    PrecisionName,
+    Quiet,
+    Threads,
+    device_of,
+    one_of,
+    precision_of,
+)
 from pipeline.errors import PipelineError
 from pipeline.textfile import STREAM
-
-if TYPE_CHECKING:
-    from pipeline.models.scorer import Device, Precision
 
 
 def register(app: typer.Typer) -> None:
@@ -50,8 +58,8 @@ def sweep(
         float | None,
         typer.Option(metavar="WEIGHT", help="Of the model beside the first stage; see rerank."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    device: DeviceName = "auto",
+    precision: PrecisionName = "auto",
     plot_format: Annotated[
         list[str] | None,
         typer.Option(help="png, svg, pdf, or none; may be repeated; png and svg."),
@@ -63,7 +71,6 @@ def sweep(
 ) -> None:
     """Models and depths: effectiveness against milliseconds a topic, and what nobody beats."""
     from pipeline import plots
-    from pipeline.models.scorer import Device, Precision
     from pipeline.rerank import RerankSettings
     from pipeline.store import write_json
     from pipeline.sweep import DEPTHS, MEASURES
@@ -82,8 +89,8 @@ def sweep(
     settings = RerankSettings(
         run=run, topics=topics, model="", output=output, index=index, collection=collection,
         field=field, interpolate=interpolate, threads=threads, force=force,
-        device=cast("Device", one_of("--device", device, get_args(Device))),
-        precision=cast("Precision", one_of("--precision", precision, get_args(Precision))),
+        device=device_of(device),
+        precision=precision_of(precision),
     )  # fmt: skip
     with reporting("sweep", quiet=quiet) as console:
         found = swept(qrels, settings, models, depths or DEPTHS, measures or MEASURES, console)
