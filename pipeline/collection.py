@@ -68,6 +68,9 @@ def documents(path: Path | str) -> Iterator[Document]:
             raise
 
 
+_parse_value = json.JSONDecoder().raw_decode
+
+
 def _documents(file: Path) -> Iterator[Document]:
     document = None
     for number, docid, text in _parse(file):
@@ -78,7 +81,7 @@ def _documents(file: Path) -> Iterator[Document]:
 
 
 def _document(path: str, number: int, docid: str, text: str) -> Document:
-    if len(docid.split()) != 1 or not docid.isprintable():
+    if not docid or " " in docid or not docid.isprintable():  # other white space is not printable
         raise InputError(
             path,
             number,
@@ -217,7 +220,7 @@ def _jsonl(file: Path, source: Iterable[tuple[int, str]]) -> Iterator[tuple[int,
         if not line.strip():
             raise InputError(file, number, "an empty line", "delete it")
         try:
-            record = json.loads(line)
+            record = _record(line)
         except (ValueError, RecursionError) as error:
             reason = getattr(error, "msg", None) or str(error)
             problem = f"not JSON ({reason}): {shown(line)}"
@@ -225,6 +228,8 @@ def _jsonl(file: Path, source: Iterable[tuple[int, str]]) -> Iterator[tuple[int,
         if not isinstance(record, dict):
             raise InputError(file, number, f"not a JSON object: {shown(line)}", ONE_OBJECT)
         docid, text = _fields(record)
+        if text is not None and "\\u" in line:
+            text = _encodable(text)
         if docid is None or text is None:
             raise InputError(
                 file,
@@ -235,8 +240,21 @@ def _jsonl(file: Path, source: Iterable[tuple[int, str]]) -> Iterator[tuple[int,
         yield number, docid, text
 
 
+def _record(line: str) -> Any:
+    """Parse a line as json.loads does, in half the time where nothing stands around the value."""
+    try:
+        record, end = _parse_value(line)
+    except ValueError:
+        end = -1
+    return record if end == len(line) else json.loads(line)
+
+
 def _fields(record: dict[str, Any]) -> tuple[str | None, str | None]:
-    docid = next((record[key] for key in ID_KEYS if key in record), None)
+    docid = None
+    for key in ID_KEYS:
+        if key in record:
+            docid = record[key]
+            break
     if isinstance(docid, int) and not isinstance(docid, bool):
         docid = str(docid)
     text, title = record.get("contents"), record.get("title")
@@ -246,7 +264,7 @@ def _fields(record: dict[str, Any]) -> tuple[str | None, str | None]:
             text = f"{title}\n{text}"
     return (
         docid if isinstance(docid, str) else None,
-        _encodable(text) if isinstance(text, str) else None,
+        text if isinstance(text, str) else None,
     )
 
 

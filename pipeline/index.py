@@ -168,7 +168,7 @@ def _build(
             for size in added:
                 done += size
                 reporter.advance(done, 0, "documents")
-        found = writer.finish()
+        found = writer.finish(_threads(settings))
     except BaseException:
         writer.give_up()
         raise
@@ -216,9 +216,9 @@ class _Writers:
             groups.setdefault(bucket(document[0], len(writers)), []).append(document)
         return sum(writers[number].add(group) for number, group in groups.items())
 
-    def finish(self) -> int:
+    def finish(self, threads: int) -> int:
         """Finish one after the other; the number of documents in all."""
-        return sum(writer.finish() for writer in self._writers)
+        return sum(writer.finish(threads) for writer in self._writers)
 
     def give_up(self) -> None:
         """Drop everything."""
@@ -245,6 +245,7 @@ class _Source:
         """
         batch: list[tuple[str, str]] = []
         docids: list[str] = []
+        digests: list[bytes] = []
         characters = 0
         for document in collection.documents(self._path):
             self.count += 1
@@ -253,18 +254,27 @@ class _Source:
                 raise _too_long(document)
             docids.append(docid)
             if text.strip(JAVA_BLANK):
-                pair = hashlib.sha256(f"{docid}\0{text}".encode()).digest()
-                self.content = (self.content + int.from_bytes(pair)) % (1 << 256)
+                digests.append(hashlib.sha256(f"{docid}\0{text}".encode()).digest())
                 batch.append((docid, text))
                 characters += len(text)
             else:
                 self.empty.append(docid)
             if len(docids) >= BATCH or characters >= BATCH_CHARACTERS:
                 self._check(docids)
+                self._add_up(digests)
                 yield batch
-                batch, docids, characters = [], [], 0
+                batch, docids, digests, characters = [], [], [], 0
         self._check(docids)
+        self._add_up(digests)
         yield batch
+
+    def _add_up(self, digests: list[bytes]) -> None:
+        """Add digests to `content`, by columns of 32 bits, which takes half the time."""
+        import numpy as np
+
+        columns = np.frombuffer(b"".join(digests), ">u4").reshape(-1, 8).sum(axis=0, dtype="u8")
+        total = sum(int(column) << 32 * place for place, column in enumerate(columns[::-1]))
+        self.content = (self.content + total) % (1 << 256)
 
     def _check(self, docids: list[str]) -> None:
         """Look for repeated ids; a suspicion is followed up by reading the collection again."""

@@ -488,9 +488,9 @@ def test_an_input_changed_meanwhile_commits_nothing(
     made = settings(tmp_path)
     finish = Writer.finish
 
-    def slow(writer: Writer) -> int:
+    def slow(writer: Writer, threads: int) -> int:
         file_of(tmp_path, jsonl([("other", "text")]), "c.jsonl")
-        return finish(writer)
+        return finish(writer, threads)
 
     monkeypatch.setattr(Writer, "finish", slow)
     with refused("input collection changed while the stage was at work"):

@@ -92,7 +92,7 @@ def test_nothing_is_printed_and_the_environment_stays(tmp_path: Path) -> None:
         folder.mkdir()
         writer = lucene.Writer(folder, lucene.Analysis())
         writer.add([("a", "water"), ("b", "some water")])
-        writer.finish()
+        writer.finish(1)
         with lucene.Index(folder) as index:
             assert len(Searcher(index, BM25()).search(["water"])[0]) == 2
             assert len(Searcher(index, BM25(feedback="rm3")).search(["water"])[0]) == 2
@@ -225,3 +225,21 @@ def test_what_java_throws_comes_as_it_is() -> None:
     with pytest.raises(java.exception()) as caught:
         parse("no number")
     assert caught.value.classname == "java.lang.NumberFormatException"
+
+
+def test_another_garbage_collector_can_be_chosen() -> None:
+    """Java refuses to start with two of them, so ours gives way."""
+    script = textwrap.dedent("""
+        from pipeline import java
+        java.start()
+        beans = java.java_class("java.lang.management.ManagementFactory")
+        print(beans.getGarbageCollectorMXBeans().get(0).getName())
+        """)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"JAVA_TOOL_OPTIONS": "-XX:+UseParallelGC"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "PS " in done.stdout

@@ -39,7 +39,7 @@ def write(
     folder.mkdir()
     writer = Writer(folder, analysis)
     writer.add(documents)
-    writer.finish()
+    writer.finish(1)
     return folder
 
 

@@ -49,7 +49,11 @@ class Student:
 
     def __init__(self, config: DistillConfig, device: torch.device) -> None:
         self.student, self.tokenizer = initial_student(
-            config.base, config.layers, config.seed, config.size
+            config.base,
+            config.layers,
+            config.seed,
+            config.size,
+            projected=config.projected_embeddings,
         )
         self.student.to(device).train()
         self.student.bert.embeddings.word_embeddings.requires_grad_(config.train_embeddings)

@@ -25,8 +25,11 @@ NOT_IN_RECIPE = ("output", "work", "checkpoint_every")
 # Settings that came later: recorded where they differ from their defaults, so that students made
 # before stay fresh.
 LATER = frozenset(
-    {"raw_scores", "adr_mse", "soft_ce", "bce", "hinge", "size", "intermediate", "twin", "raw_text"}
-)
+    {
+        "raw_scores", "adr_mse", "soft_ce", "bce", "hinge", "size", "projected_embeddings",
+        "intermediate", "twin", "raw_text",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -191,6 +194,7 @@ class DistillConfig(TrainConfig):
     raw_scores: bool = False  # the runs' scores are logits and are learnt as they are
     layers: tuple[int, ...] = (0, 1, 2)
     size: Size | None = None  # new weights of this shape instead; only the vocabulary is the base's
+    projected_embeddings: bool = False  # with size: the base's, cut to the directions that matter
     train_embeddings: bool = False
     kl: float = 1.0
     margin_mse: float = 0.0
@@ -210,9 +214,14 @@ class DistillConfig(TrainConfig):
     def _mistakes(self) -> Iterator[Mistake]:
         inside = self.intermediate.losses if self.intermediate else {}
         yield (
-            self.size is not None and not self.train_embeddings,
+            self.size is not None and not (self.train_embeddings or self.projected_embeddings),
             "size makes new embeddings, which would stay random",
-            "add train_embeddings = true",
+            "add train_embeddings = true or projected_embeddings = true",
+        )
+        yield (
+            self.projected_embeddings and self.size is None,
+            "projected_embeddings without size",
+            "a student cut out of layers has their embeddings whole",
         )
         if self.size is not None:
             shape = [self.size.layers, self.size.hidden, self.size.heads, self.size.intermediate]

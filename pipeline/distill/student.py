@@ -70,16 +70,22 @@ def load_base(folder: str | Path) -> Base:
 
 
 def initial_student(
-    base: str | Path, layers: Sequence[int], seed: int, size: Size | None = None
+    base: str | Path,
+    layers: Sequence[int],
+    seed: int,
+    size: Size | None = None,
+    *,
+    projected: bool = False,
 ) -> tuple[Any, Any]:
     """Build a student from chosen layers (counted from 0) of a BERT encoder, and its tokenizer.
 
     Embeddings, pooler and the chosen layers are copied; only the final linear layer is new, drawn
     from `seed`, unless the base is a student itself: then its own is kept, and training goes on.
-    With a `size` all weights are new, and nothing but the tokenizer is the base's.
+    With a `size` all weights are new, and nothing but the tokenizer is the base's, unless its
+    embeddings are `projected` onto as many of their principal directions as the student is wide.
 
     Raises:
-        PipelineError: `base` is no BERT encoder or has no such layer.
+        PipelineError: `base` is no BERT encoder, has no such layer, or is too narrow to project.
     """
     from transformers import BertForSequenceClassification
 
@@ -100,6 +106,14 @@ def initial_student(
     torch.manual_seed(seed)
     student = BertForSequenceClassification(config)
     if size is not None:
+        if projected:
+            if encoder.config.hidden_size < size.hidden:
+                raise PipelineError(
+                    f"{base}: embeddings of {encoder.config.hidden_size} numbers cannot fill "
+                    f"{size.hidden}",
+                    "choose a narrower size, or leave projected_embeddings out",
+                )
+            _project_embeddings(encoder.embeddings, student.bert.embeddings, size.hidden)
         return student.eval(), tokenizer
     kept = {f"encoder.layer.{old}.": f"encoder.layer.{new}." for new, old in enumerate(layers)}
     weights = {}
@@ -113,6 +127,26 @@ def initial_student(
     if classifier is not None:
         student.classifier.load_state_dict(classifier.state_dict())
     return student.eval(), tokenizer
+
+
+@torch.no_grad()
+def _project_embeddings(source: Any, target: Any, width: int) -> None:
+    """Fill narrow embeddings with the principal components of wide ones.
+
+    The base scales its sums by the gains of a normalisation, so that is how wide they count. What
+    is lost is the variance across words in the directions left out; words alone choose these.
+    """
+    gains = source.LayerNorm.weight.double()
+    words = source.word_embeddings.weight.double() * gains
+    centre = words.mean(dim=0)
+    _, axes = torch.linalg.eigh((words - centre).T @ (words - centre))  # ascending
+    axes = axes[:, -width:].flip(1)
+    # An axis has no sign of its own: let its largest number be positive on every machine.
+    axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
+    target.word_embeddings.weight.copy_((words - centre) @ axes)
+    for name in ("position_embeddings", "token_type_embeddings"):
+        wide = getattr(source, name).weight.double() * gains
+        getattr(target, name).weight.copy_(wide @ axes)
 
 
 def load_student(folder: Path) -> Any:

@@ -151,6 +151,33 @@ def test_a_student_of_new_weights_has_the_shape_asked_for(tiny_bert: Path):
     assert not torch.equal(weights, other.bert.embeddings.word_embeddings.weight)
 
 
+def test_projected_embeddings_keep_what_a_narrow_space_can(tiny_bert: Path):
+    """Words keep as much of the variance as that many principal directions have, on any seed."""
+    from transformers import BertModel
+
+    base = BertModel.from_pretrained(tiny_bert).embeddings
+    size = Size(layers=1, hidden=8, heads=2, intermediate=8)
+    made = [initial_student(tiny_bert, [0], seed, size, projected=True)[0] for seed in (5, 6)]
+    words, again = (one.bert.embeddings.word_embeddings.weight.detach() for one in made)
+    assert torch.equal(words, again)
+    wide = (base.word_embeddings.weight * base.LayerNorm.weight).detach()
+    wide -= wide.mean(dim=0)
+    singular = torch.linalg.svdvals(wide.double())
+    assert torch.allclose(words.double().square().sum(), singular[:8].square().sum(), rtol=1e-4)
+    assert torch.allclose(words.mean(dim=0), torch.zeros(8), atol=1e-5)
+    for name in ("position_embeddings", "token_type_embeddings"):
+        narrow, full = (getattr(e, name).weight.detach() for e in (made[0].bert.embeddings, base))
+        assert narrow.shape == (len(full), 8)
+        assert 0 < narrow.norm() <= (full * base.LayerNorm.weight).norm() * 1.0001
+
+
+def test_narrow_embeddings_cannot_be_widened(tiny_bert: Path):
+    """A base narrower than the student has nothing to fill it with."""
+    size = Size(layers=1, hidden=512, heads=2, intermediate=8)
+    with pytest.raises(PipelineError, match="cannot fill 512"):
+        initial_student(tiny_bert, [0], 5, size, projected=True)
+
+
 def test_only_the_passage_is_cut_and_the_query_is_capped(tiny_bert: Path):
     """As the tokenizer does with only_second on a query cut to the cap."""
     student, tokenizer = initial_student(tiny_bert, [0, 1], seed=5)
