@@ -45,6 +45,16 @@ class Pace:
             self._topics.extend([(end - begin) / max(topics, 1)] * topics)
             self._pairs += pairs
 
+    def took(self, seconds: float, topics: int, pairs: int) -> None:
+        """Count topics that a worker was done with just now, after so many seconds."""
+        with self._lock:
+            end = time.perf_counter()
+            begin = end - seconds
+            self._begin = min(self._begin, begin) if self._topics else begin
+            self._end = end
+            self._topics.extend([seconds / max(topics, 1)] * topics)
+            self._pairs += pairs
+
     def record(self) -> dict[str, Any]:
         """Describe what was timed, as sidecars and `--json` have it.
 

@@ -251,6 +251,7 @@ class Work:
             self._facts.add(Facts.read(done.facts))
             self._scored_pairs += done.item.size
             self._seconds += done.seconds
+            self.pace.took(done.seconds, len(done.item.what[1]), done.item.size)
             self._advance()
         crew.say()
         self._executor = crew.summary()

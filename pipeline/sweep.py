@@ -3,6 +3,7 @@
 A reranking to the greatest depth gives the order at every other (`depths.py`). Its time is
 measured; that of a lesser depth is the same share of it as of its pairs, since a pass costs what
 its pairs cost. To it comes the time of the first stage, where the sidecar of its run knows it.
+Where workers score, a topic costs what one of them takes for it, however many there are.
 """
 
 from __future__ import annotations
@@ -110,6 +111,8 @@ def sweep(
     notes = (
         [] if first_ms is not None else ["the time of the first stage is not known, and left out"]
     )
+    if settings.executor is not None:
+        notes.append("times are those of one worker, beside the others")
     points: list[Point] = []
     for place, (model, name) in enumerate(zip(models, run_names(models), strict=True)):
         output = settings.output / f"{name}.run"
@@ -152,8 +155,12 @@ def run_names(models: Sequence[str]) -> list[str]:
 
 
 def _milliseconds(run: Path) -> float | None:
-    """How long a topic of a run took, as its sidecar has it."""
-    pace = (read_sidecar(run) or {}).get("pace")
+    """How long a topic of a run took, as its sidecar has it; of workers, how long one of them."""
+    sidecar = read_sidecar(run) or {}
+    pace, details = sidecar.get("pace"), sidecar.get("details") or {}
+    if "executor" in details and (ms := details.get("ms_per_1000")):
+        counts = sidecar["counts"]
+        return float(ms * counts["pairs"] / counts["topics"] / 1000)
     rate = pace.get("topics_per_second") if isinstance(pace, dict) else None
     return 1000 / rate if isinstance(rate, int | float) and rate > 0 else None
 

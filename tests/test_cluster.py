@@ -199,6 +199,32 @@ def test_a_cluster_that_is_not_there_or_too_small_is_named(
     assert "has room for 3 workers" in (tmp_path / "said").read_text()
 
 
+def test_a_sweep_is_scored_by_workers(nodes: Nodes, ready: Path, tmp_path: Path) -> None:
+    """The runs, and so the values, of one process; times are those of a worker."""
+    (tmp_path / "my.qrels").write_text("".join(f"{n} 0 d{n} 1\n" for n in range(TOPICS)))
+    found = {}
+    for name, more in (("one", ()), ("three", on(nodes))):
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline", "sweep", tmp_path / "my.qrels", "--run", "bm25.run",
+             "--topics", "topics.tsv", "--collection", "corpus.jsonl", "--model", "overlap",
+             "--depth", "10", "--depth", "100", "--plot-format", "none", "--json",
+             "--output", tmp_path / name, *more],
+            cwd=ready, capture_output=True, text=True, check=False,
+            env=os.environ | {"RAY_AUTH_MODE": "disabled"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        found[name] = json.loads(done.stdout)
+    runs = [(tmp_path / name / "overlap.run").read_bytes() for name in found]
+    assert runs[0] == runs[1]
+    sidecar = json.loads((tmp_path / "three" / "overlap.run.json").read_text())
+    assert len(sidecar["details"]["executor"]["workers"]) == NODES
+    assert sidecar["pace"]["topics"] == TOPICS
+    one, three = (found[name]["points"] for name in ("one", "three"))
+    assert [p["means"] for p in one] == [p["means"] for p in three]
+    assert all(point["ms"] > 0 for point in three[1:])
+    assert any("one worker" in note for note in found["three"]["notes"])
+
+
 def test_first_stage_and_vectors_come_from_workers_too(
     nodes: Nodes, ready: Path, tmp_path: Path
 ) -> None:

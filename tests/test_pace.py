@@ -33,6 +33,20 @@ def test_rates_and_times_of_topics(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert summary(record) == f"50 pairs/s, {times}, {record['peak_memory_mib']:,} MiB"
 
 
+def test_topics_of_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told when they are done: the rate is that of all workers, the times are those of one."""
+    ticks = iter((10.5, 10.6, 11.0))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
+    pace = Pace(tmp_path)
+    pace.took(0.4, topics=2, pairs=20)
+    pace.took(0.5, topics=1, pairs=10)
+    pace.took(0.4, topics=1, pairs=10)
+    record = pace.record()
+    assert record["topics_per_second"] == pytest.approx(4 / 0.9, abs=0.01)
+    assert record["pairs_per_second"] == pytest.approx(40 / 0.9, abs=0.1)
+    assert record["topic_ms"]["p50"] == 200.0
+
+
 def test_nothing_timed(tmp_path: Path) -> None:
     """Stages without topics say what memory they took, and nothing of topics."""
     record = Pace(tmp_path).record()

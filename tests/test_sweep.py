@@ -12,8 +12,8 @@ from pipeline.errors import PipelineError
 from pipeline.evaluate import evaluate_runs
 from pipeline.plots import draw_sweep
 from pipeline.rerank import RerankSettings, rerank
-from pipeline.stage import read_sidecar
-from pipeline.sweep import FIRST, Point, _marked, run_names, sweep
+from pipeline.stage import read_sidecar, sidecar_path
+from pipeline.sweep import FIRST, Point, _marked, _milliseconds, run_names, sweep
 
 
 @pytest.fixture
@@ -76,6 +76,20 @@ def test_figures_and_a_table(settings: RerankSettings) -> None:
         before = written[0].read_bytes()
         draw_sweep(found, settings.output, kind)
         assert written[0].read_bytes() == before
+
+
+def test_the_time_of_a_worker_is_that_of_its_topics(settings: RerankSettings) -> None:
+    """More workers do not make a model cheaper: of a run by workers, their own time counts."""
+    run = settings.output.with_name("a.run")
+    rerank(RerankSettings(**{**vars(settings), "model": "overlap", "output": run}))
+    sidecar = json.loads(sidecar_path(run).read_text())
+    sidecar["counts"] |= {"topics": 4, "pairs": 400}
+    sidecar["pace"]["topics_per_second"] = 1000.0
+    sidecar_path(run).write_text(json.dumps(sidecar))
+    assert _milliseconds(run) == pytest.approx(1.0)
+    sidecar["details"] |= {"executor": {"kind": "ray"}, "ms_per_1000": 50.0}
+    sidecar_path(run).write_text(json.dumps(sidecar))
+    assert _milliseconds(run) == pytest.approx(5.0)
 
 
 def test_what_nobody_beats() -> None:

@@ -13,10 +13,13 @@ from pipeline.cli.stages import (
     Field,
     Force,
     Json,
+    On,
     PrecisionName,
     Quiet,
     Threads,
+    Workers,
     device_of,
+    executor_of,
     one_of,
     precision_of,
 )
@@ -65,6 +68,8 @@ def sweep(
         typer.Option(help="png, svg, pdf, or none; may be repeated; png and svg."),
     ] = None,
     threads: Threads = 0,
+    executor: On = None,
+    workers: Workers = 0,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -90,7 +95,7 @@ def sweep(
         run=run, topics=topics, model="", output=output, index=index, collection=collection,
         field=field, interpolate=interpolate, threads=threads, force=force,
         device=device_of(device),
-        precision=precision_of(precision),
+        precision=precision_of(precision), executor=executor_of(executor, workers),
     )  # fmt: skip
     with reporting("sweep", quiet=quiet) as console:
         found = swept(qrels, settings, models, depths or DEPTHS, measures or MEASURES, console)
