@@ -82,9 +82,9 @@ class RerankMaker:
             raise AssertionError("asked for a part before the model was loaded")
         facts, lines = Facts(), []
         for task in tasks:
-            some, found = rescore(task, self._scorer, self.how)
-            facts.add(found)
-            lines.append(some)
+            done = rescore(task, self._scorer, self.how)
+            facts.add(done.facts)
+            lines.append(done.lines)
         return Made(b"".join(lines), facts.record(), note)
 
 

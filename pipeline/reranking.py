@@ -185,7 +185,8 @@ class Work:
         """Score one topic."""
         began = time.perf_counter()
         with self.pace.timing(pairs=len(topic.scored)):
-            lines, facts = rescore(topic, self._scorer, self._how)
+            lines, facts, tokens, padding = rescore(topic, self._scorer, self._how)
+        self.pace.add_tokens(tokens, padding)
         self._seconds += time.perf_counter() - began
         self._facts.add(facts)
         self._scored_pairs += len(topic.scored)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.candidates import Texts
-    from pipeline.models.scorer import Scorer
+    from pipeline.models.scorer import Scored, Scorer
 
 TAIL_STEP = 0.001  # between the scores of candidates that were not scored
 
@@ -64,6 +64,15 @@ class Task(NamedTuple):
             data = text.encode("utf-8", "surrogatepass")
             digest.update(len(data).to_bytes(8) + data)
         return [self.qid, self.query, *ids, first_stage, digest.hexdigest()]
+
+
+class Rescored(NamedTuple):
+    """The lines of a topic, and what it took to make them."""
+
+    lines: bytes
+    facts: Facts
+    tokens: int  # that the model was given; 0 where it does not say
+    padding: int
 
 
 @dataclass
@@ -132,7 +141,7 @@ def task(
     return Task(ranking.qid, query, scored, below if how.keep_tail else (), read)
 
 
-def rescore(task: Task, scorer: Scorer, how: How) -> tuple[bytes, Facts]:
+def rescore(task: Task, scorer: Scorer, how: How) -> Rescored:
     """Score one topic and print it.
 
     Candidates with equal scores keep the order of the first stage.
@@ -142,7 +151,9 @@ def rescore(task: Task, scorer: Scorer, how: How) -> tuple[bytes, Facts]:
     """
     import numpy as np
 
-    scores, facts = _document_scores(task, scorer, how)
+    windows = task.windows(how)
+    result = scorer.score(task.query, [window for some in windows for window in some])
+    scores = passages.aggregate(result.scores, list(map(len, windows)), how.aggregation, how.top)
     broken = np.flatnonzero(~np.isfinite(scores))
     if len(broken):
         raise PipelineError(
@@ -158,18 +169,16 @@ def rescore(task: Task, scorer: Scorer, how: How) -> tuple[bytes, Facts]:
     docs = [ScoredDoc(task.scored[place].docid, float(scores[place])) for place in order]
     low = docs[-1].score
     docs += [ScoredDoc(doc.docid, low - TAIL_STEP * step) for step, doc in enumerate(task.tail, 1)]
-    return run_lines(Ranking(task.qid, tuple(docs)), how.tag), facts
+    lines = run_lines(Ranking(task.qid, tuple(docs)), how.tag)
+    return Rescored(lines, _facts(task, result), result.tokens, result.padding)
 
 
-def _document_scores(task: Task, scorer: Scorer, how: How) -> tuple[NDArray[np.float32], Facts]:
-    windows = task.windows(how)
-    result = scorer.score(task.query, [window for some in windows for window in some])
+def _facts(task: Task, result: Scored) -> Facts:
     facts = Facts(int(result.query_cut), result.passages_cut)
     facts.empty_passages = sum(not text.strip() for text in task.texts)
     if result.lowered_budget is not None:
         facts.lowered_budgets[task.qid] = result.lowered_budget
-    scores = passages.aggregate(result.scores, list(map(len, windows)), how.aggregation, how.top)
-    return scores, facts
+    return facts
 
 
 def standardised(scores: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import subprocess
 import sys
@@ -10,13 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tiny_models
 from folders import file_of
 from killing import contents
 from refusal import refused
 
 from pipeline.errors import InputError
+from pipeline.pace import UNKNOWN
 from pipeline.rerank import RerankSettings, rerank
-from pipeline.stage import Outcome
+from pipeline.stage import Outcome, sidecar_path
 from pipeline.trec import Ranking, read_run
 
 
@@ -106,6 +109,19 @@ def test_interpolation_goes_from_the_first_stage_to_the_model(chosen: RerankSett
     mixed = by_topic(chosen.output)
     rerank(replace(chosen, interpolate=0.5))
     assert by_topic(chosen.output) != mixed
+
+
+# ---------------------------------------------------------------- what it cost
+
+
+def test_the_share_of_padding_is_in_the_sidecar(chosen: RerankSettings, tmp_path: Path) -> None:
+    """Of a model that says so; of one that does not it is not available."""
+    assert rerank(chosen).pace["padding"] == UNKNOWN
+    model = str(tiny_models.make(tmp_path / "model"))
+    share = rerank(replace(chosen, model=model, device="cpu")).pace["padding"]
+    assert 0 < share < 0.5
+    sidecar = json.loads(sidecar_path(chosen.output).read_text())
+    assert sidecar["pace"]["padding"] == share
 
 
 # ---------------------------------------------------------------- long documents

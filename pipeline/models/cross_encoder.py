@@ -134,8 +134,9 @@ class CrossEncoder:
         lengths = [len(passage) + len(query_tokens) + template.size for passage in tokens]
         device, pad = self.engine.device, self._tokenizer.pad
 
-        def compute(budget: int) -> NDArray[np.float32]:
+        def compute(budget: int) -> tuple[NDArray[np.float32], int]:
             self.engine.use_threads()
+            computed = 0
             order, made = [], []
             with torch.inference_mode():
                 for places, width in batches(lengths, budget):
@@ -143,14 +144,16 @@ class CrossEncoder:
                     batch = pair_batch(template, query_tokens, group, width, pad, device)
                     made.append(self._one_logit(self._forward(batch)))
                     order.append(places)
+                    computed += batch.ids.numel()
                 logits = torch.cat(made).cpu().numpy()
             scores = np.empty(len(tokens), np.float32)
             scores[np.concatenate(order)] = logits
-            return scores
+            return scores, computed
 
-        scores, budget = within_memory(self.engine.token_budget, compute)
+        (scores, computed), budget = within_memory(self.engine.token_budget, compute)
         lowered = budget if budget != self.engine.token_budget else None
-        return Scored(scores, query_cut, cut, lowered)
+        real = sum(lengths)
+        return Scored(scores, query_cut, cut, lowered, real, computed - real)
 
     def _one_logit(self, logits: torch.Tensor) -> torch.Tensor:
         if logits.shape[1] == 1:

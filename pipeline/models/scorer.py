@@ -43,6 +43,8 @@ class Scored(NamedTuple):
     query_cut: bool = False
     passages_cut: int = 0
     lowered_budget: int | None = None  # the token budget that fitted, after running out of memory
+    tokens: int = 0  # of all pairs; 0: not known
+    padding: int = 0  # tokens that were computed beside them, for nothing
 
 
 class Scorer(Protocol):
