@@ -39,10 +39,20 @@ class Pace:
         begin = time.perf_counter()
         yield
         end = time.perf_counter()
+        self.add(begin, end, end - begin, topics, pairs)
+
+    def add(
+        self, begin: float, end: float, seconds: float, topics: int = 1, pairs: int = 0
+    ) -> None:
+        """Take in a group of topics that were timed elsewhere, as `time.perf_counter` counts.
+
+        Args:
+            seconds: what was spent on them; less than from begin to end where others came between.
+        """
         with self._lock:
             self._begin = min(self._begin, begin) if self._topics else begin
             self._end = max(self._end, end)
-            self._topics.extend([(end - begin) / max(topics, 1)] * topics)
+            self._topics.extend([seconds / max(topics, 1)] * topics)
             self._pairs += pairs
 
     def took(self, seconds: float, topics: int, pairs: int) -> None:
