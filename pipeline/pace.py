@@ -57,13 +57,8 @@ class Pace:
 
     def took(self, seconds: float, topics: int, pairs: int) -> None:
         """Count topics that a worker was done with just now, after so many seconds."""
-        with self._lock:
-            end = time.perf_counter()
-            begin = end - seconds
-            self._begin = min(self._begin, begin) if self._topics else begin
-            self._end = end
-            self._topics.extend([seconds / max(topics, 1)] * topics)
-            self._pairs += pairs
+        end = time.perf_counter()
+        self.add(end - seconds, end, seconds, topics, pairs)
 
     def add_tokens(self, tokens: int, padding: int) -> None:
         """Count what went through a model: tokens of texts, and those that only filled rows."""
