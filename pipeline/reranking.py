@@ -6,13 +6,14 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pipeline.ahead import Behind
 from pipeline.errors import PipelineError, shown
 from pipeline.executor import Item
 from pipeline.makers import Remote
 from pipeline.models.scorer import Foreseeing
 from pipeline.pace import Pace
 from pipeline.parts import Parts, joined, topic_blocks
-from pipeline.rescore import Facts, How, Rescored, Task, part_key, rescored
+from pipeline.rescore import Facts, How, Rescored, Task, ahead_of, part_key, rescored
 from pipeline.store import need_free
 from pipeline.tasks import Tasks, read_candidates
 
@@ -155,17 +156,21 @@ class Work:
                 at_work.append(_Group(key, len(tasks)))
                 yield from tasks
 
+        def keep(group: _Group) -> Path:
+            if record := group.facts.record():
+                parts.keep_note(_facts_name(group.key), record)
+            return parts.save(group.key, b"".join(group.lines))
+
         # One after the other, across the borders of parts: topics come back in the same order.
-        for result in self.lines(missing()):
-            group = at_work[0]
-            group.lines.append(result.lines)
-            group.facts.add(result.facts)
-            if len(group.lines) == group.topics:
-                at_work.popleft()
-                if record := group.facts.record():
-                    parts.keep_note(_facts_name(group.key), record)
-                paths.append(parts.save(group.key, b"".join(group.lines)))
-        return paths
+        # A device does not wait for the disk.
+        with Behind(keep, at_once=not ahead_of(self._scorer)) as writer:
+            for result in self.lines(missing()):
+                group = at_work[0]
+                group.lines.append(result.lines)
+                group.facts.add(result.facts)
+                if len(group.lines) == group.topics:
+                    writer.give(at_work.popleft())
+            return [*paths, *writer.results()]
 
     def _finished(self, key: str, tasks: Sequence[Task], parts: Parts) -> Path | None:
         """Find a part that was made before, and count it."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.ahead import DEPTH, ahead
+from pipeline.ahead import BEHIND, DEPTH, Behind, ahead
 
 
 def test_everything_comes_in_order_from_another_thread() -> None:
@@ -47,3 +47,51 @@ def test_closing_it_ends_the_thread() -> None:
     assert next(source) == 0
     source.close()
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_calls_behind_come_back_in_order(at_once: bool) -> None:
+    """From one other thread, or from this one; no more than a few are on their way."""
+    begun: list[int] = []
+    here = threading.current_thread()
+
+    def double(number: int) -> int:
+        assert (threading.current_thread() is here) == at_once
+        begun.append(number)
+        return 2 * number
+
+    with Behind(double, at_once=at_once) as calls:
+        for number in range(50):
+            calls.give(number)
+            assert len(begun) >= number - BEHIND
+        assert calls.results() == [2 * number for number in range(50)]
+    assert begun == list(range(50))
+
+
+def test_a_call_that_fails_is_heard_of_and_others_are_finished() -> None:
+    """At the next call or at the end; what was begun is done whatever happens here."""
+    done: list[int] = []
+    go = threading.Event()
+
+    def work(number: int) -> None:
+        go.wait(10)
+        if number == 1:
+            raise OSError("no space")
+        done.append(number)
+
+    with Behind(work) as calls:
+        for number in range(4):
+            calls.give(number)
+        go.set()
+        with pytest.raises(OSError, match="no space"):
+            calls.results()
+    assert done == [0, 2, 3]
+
+    def interrupted() -> None:
+        with Behind(work) as calls:
+            calls.give(7)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        interrupted()
+    assert done == [0, 2, 3, 7]
