@@ -8,7 +8,7 @@ their bytes: settings, model, numeric signature, and their own queries, candidat
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -234,9 +234,9 @@ def _places(settings: RerankSettings) -> dict[str, str]:
 
 def _to_stream(work: Work) -> Outcome:
     """Write whole topics to standard output, in the order of the run, as they are scored."""
-    with atomic_file(STREAM) as out:
-        for qid in work.candidates.qids:
-            out.write(work.lines(work.task(qid)))
+    with atomic_file(STREAM) as out, closing(work.tasks()) as tasks:
+        for task in tasks:
+            out.write(work.lines(task))
             out.flush()
     return Outcome(STREAM, computed=True, counts=work.counts(), details=work.details())
 

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import lucene
+from pipeline import java, lucene
+from pipeline.ahead import Behind, ahead
 from pipeline.errors import PipelineError, shown
 from pipeline.executor import Item
 from pipeline.indexes import shown_place
 from pipeline.makers import Remote
-from pipeline.models.scorer import Foreseeing
+from pipeline.models.scorer import Foreseeing, Reading
 from pipeline.pace import Pace
-from pipeline.parts import Parts, joined, topic_blocks
+from pipeline.parts import Parts, contents, docid_hashes
 from pipeline.rescore import Facts, How, Task, part_key, rescore, task
 from pipeline.store import need_free, scratch_file
-from pipeline.trec import read_run
+from pipeline.trec import MAX_DOCS, read_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
     from contextlib import ExitStack
-    from pathlib import Path
 
     from pipeline.candidates import Candidates, Texts
     from pipeline.cluster import Crew
@@ -181,6 +185,15 @@ class Work:
     def _task(self, ranking: Ranking, query: str, texts: Texts) -> Task:
         return task(ranking, query, self._how, texts, self._inputs.run, self._where)
 
+    def tasks(self) -> Generator[Task, None, None]:
+        """Read what is scored for all topics, in the order of the run, ahead of its use."""
+        return ahead((self.task(qid) for qid in self.candidates.qids), leave=self._leave)
+
+    @property
+    def _leave(self) -> Callable[[], None] | None:
+        """What a thread does last that looked texts up."""
+        return None if self._inputs.index is None else java.leave_thread
+
     def lines(self, topic: Task) -> bytes:
         """Score one topic."""
         began = time.perf_counter()
@@ -202,30 +215,44 @@ class Work:
         if isinstance(self._scorer, Remote):
             return self._parts_of_crew(self._scorer.crew, groups, parts)
         self._foresee(groups, parts)
-        return [self._part(group, parts) for group in groups]
+        paths = []
+        ready = ahead(self._ready(groups, parts), 1, self._leave)
+        with Behind[Path]() as saving, closing(ready):
+            for tasks, key, found in ready:
+                if found is None:
+                    facts, data = self._part(tasks)
+                    saving.hand(partial(_save, parts, key, facts, data))
+                else:
+                    self._count(key, tasks, parts)
+                    paths.append(found)
+            return paths + saving.results()
 
-    def _part(self, group: Sequence[str], parts: Parts) -> Path:
-        tasks = [self.task(qid) for qid in group]
-        key = part_key(tasks, self._how, self._made_by())
-        found = self._finished(key, tasks, parts)
-        if found is not None:
-            return found
+    def _ready(
+        self, groups: Sequence[Sequence[str]], parts: Parts
+    ) -> Iterator[tuple[list[Task], str, Path | None]]:
+        """Read topic by topic what parts are made of, and find those that were made before."""
+        reader = self._scorer if isinstance(self._scorer, Reading) else None
+        for group in groups:
+            tasks = [self.task(qid) for qid in group]
+            key = part_key(tasks, self._how, self._made_by())
+            found = parts.find(key)
+            if found is None and reader is not None:
+                for topic in tasks:
+                    reader.read(topic.query, list(chain(*topic.windows(self._how))))
+            yield tasks, key, found
+
+    def _part(self, tasks: Sequence[Task]) -> tuple[Facts, bytes]:
         before, self._facts = self._facts, Facts()
         data = b"".join(map(self.lines, tasks))
-        if self._facts.record():
-            parts.keep_note(_facts_name(key), self._facts.record())
-        before.add(self._facts)
-        self._facts = before
-        return parts.save(key, data)
+        facts, self._facts = self._facts, before
+        self._facts.add(facts)
+        return facts, data
 
-    def _finished(self, key: str, tasks: Sequence[Task], parts: Parts) -> Path | None:
-        """Find a part that was made before, and count it."""
-        found = parts.find(key)
-        if found is not None:
-            self._facts.add(Facts.read(parts.note(_facts_name(key))))
-            self._reused_pairs += sum(len(topic.scored) for topic in tasks)
-            self._advance()
-        return found
+    def _count(self, key: str, tasks: Sequence[Task], parts: Parts) -> None:
+        """Take note of a part that was made before."""
+        self._facts.add(Facts.read(parts.note(_facts_name(key))))
+        self._reused_pairs += sum(len(topic.scored) for topic in tasks)
+        self._advance()
 
     def _parts_of_crew(
         self, crew: Crew, groups: Sequence[Sequence[str]], parts: Parts
@@ -237,13 +264,14 @@ class Work:
             for group in groups:
                 tasks = [self.task(qid) for qid in group]
                 key = part_key(tasks, self._how, self._made_by())
-                found = self._finished(key, tasks, parts)
+                found = parts.find(key)
                 if found is None:
                     pairs = sum(len(topic.scored) for topic in tasks)
                     label = f"of topic {shown(group[0])}"
                     name = _facts_name(key)
                     yield Item(key, label, pairs, (name, tasks), name)
                 else:
+                    self._count(key, tasks, parts)
                     paths.append(found)
 
         for done in crew.make(missing()):
@@ -266,7 +294,7 @@ class Work:
             tasks = [self.task(qid) for qid in group]
             if parts.find(part_key(tasks, self._how, self._made_by())) is None:
                 for topic in tasks:
-                    self._scorer.foresee([one for some in topic.windows(self._how) for one in some])
+                    self._scorer.foresee(list(chain(*topic.windows(self._how))))
             self._reporter.advance(done, len(groups), "parts foreseen")
         self._scorer.settle()
 
@@ -292,13 +320,15 @@ class Work:
         Raises:
             PipelineError: a part does not hold what it should.
         """
-        found = {qid: block for part in parts for qid, block in topic_blocks(part).items()}
+        depth = MAX_DOCS if self._how.keep_tail else self._how.depth
+        found = {}
+        for part in parts:
+            for qid, content in contents(part).items():
+                docids = self.candidates.docids(qid, depth) if qid in self.candidates else b""
+                if content.documents.tobytes() == docid_hashes(docids).tobytes():
+                    found[qid] = content.block
         for qid in self.candidates.qids:
-            ranking = self.candidates.ranking(qid)
-            docs = ranking.docs if self._how.keep_tail else ranking.docs[: self._how.depth]
-            lines = b"".join(joined([found[qid]])) if qid in found else b""
-            docids = {line.split(b" ", 3)[2].decode() for line in lines.splitlines()}
-            if docids != {doc.docid for doc in docs}:
+            if qid not in found:
                 raise PipelineError(
                     f"topic {shown(qid)}: its part does not hold the documents it should",
                     "this is a mistake of the program; --force makes everything again",
@@ -355,6 +385,13 @@ class Work:
     def _milliseconds(self) -> float:
         """Time that 1,000 candidates took to be scored, in this execution."""
         return 1e6 * self._seconds / max(self._scored_pairs, 1)
+
+
+def _save(parts: Parts, key: str, facts: Facts, data: bytes) -> Path:
+    """Keep a part, and before it what is worth knowing about it."""
+    if record := facts.record():
+        parts.keep_note(_facts_name(key), record)
+    return parts.save(key, data)
 
 
 def _facts_name(key: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from pipeline import passages
 from pipeline.errors import InputError, PipelineError, shown
 from pipeline.store import digest_json
-from pipeline.trec import Ranking, ScoredDoc, run_lines
+from pipeline.trec import scored_lines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from pipeline.candidates import Texts
     from pipeline.models.scorer import Scorer
+    from pipeline.trec import Ranking, ScoredDoc
 
 TAIL_STEP = 0.001  # between the scores of candidates that were not scored
 
@@ -154,11 +155,12 @@ def rescore(task: Task, scorer: Scorer, how: How) -> tuple[bytes, Facts]:
         first_stage = np.array([doc.score for doc in task.scored], np.float32)
         mixed = how.weight * standardised(scores) + (1 - how.weight) * standardised(first_stage)
         scores = mixed.astype(np.float32)
-    order = np.argsort(-scores, kind="stable").tolist()
-    docs = [ScoredDoc(task.scored[place].docid, float(scores[place])) for place in order]
-    low = docs[-1].score
-    docs += [ScoredDoc(doc.docid, low - TAIL_STEP * step) for step, doc in enumerate(task.tail, 1)]
-    return run_lines(Ranking(task.qid, tuple(docs)), how.tag), facts
+    order = np.argsort(-scores, kind="stable")
+    docids = [task.scored[place].docid for place in order.tolist()]
+    docids += [doc.docid for doc in task.tail]
+    below = float(scores[order[-1]]) - TAIL_STEP * np.arange(1, len(task.tail) + 1)
+    scores = np.concatenate([scores[order], below.astype(np.float32)])
+    return scored_lines(task.qid, docids, scores, how.tag), facts
 
 
 def _document_scores(task: Task, scorer: Scorer, how: How) -> tuple[NDArray[np.float32], Facts]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.models.engine import Batch, Engine
+    from pipeline.models.pairs import Template
     from pipeline.models.scorer import Limits, Wishes
 
 MAX_QUERY_TOKENS = 64
@@ -104,6 +105,12 @@ class CrossEncoder:
             )
 
     @property
+    def _template(self) -> Template:
+        template = self._tokenizer.template
+        assert template is not None  # noqa: S101 - checked when the model was loaded
+        return template
+
+    @property
     def signature(self) -> Mapping[str, Any]:
         """The numeric signature, with the way the forward pass is computed."""
         return {**self.engine.signature(), "forward": self._forward.kind}
@@ -117,18 +124,26 @@ class CrossEncoder:
             "positive": self._positive,
         }
 
+    def read(self, query: str, passages: Sequence[str]) -> None:
+        """Tokenise what will be scored soon, which `score` then finds."""
+        self._tokens(query, passages)
+
+    def _tokens(
+        self, query: str, passages: Sequence[str]
+    ) -> tuple[NDArray[np.int32], list[NDArray[np.int32]]]:
+        (of_query,) = self._tokenizer.tokens([query], self._query_limit)
+        # One limit for all queries, so that a passage is tokenised once for all of them.
+        return of_query, self._tokenizer.tokens(passages, self._limit - self._template.size)
+
     def score(self, query: str, passages: Sequence[str]) -> Scored:
         """Score the passages of one topic; batches depend on nothing but this call's texts."""
         if not passages:
             return Scored(np.empty(0, np.float32))
-        template = self._tokenizer.template
-        assert template is not None  # noqa: S101 - checked when the model was loaded
-        (query_tokens,) = self._tokenizer.tokens([query], self._query_limit)
+        template = self._template
+        query_tokens, tokens = self._tokens(query, passages)
         query_cut = len(query_tokens) > self._query_limit
         query_tokens = query_tokens[: self._query_limit]
         room = self._limit - template.size - len(query_tokens)
-        # One limit for all queries, so that a passage is tokenised once for all of them.
-        tokens = self._tokenizer.tokens(passages, self._limit - template.size)
         cut = sum(len(passage) > room for passage in tokens)
         tokens = [passage[:room] for passage in tokens]
         lengths = [len(passage) + len(query_tokens) + template.size for passage in tokens]
