@@ -17,7 +17,7 @@ from pipeline.models.scorer import Device, Limits, Precision, Wishes
 from pipeline.report import SILENT, Reporter
 from pipeline.shards import Shard  # noqa: TC001 - likewise
 from pipeline.stage import Job, Outcome, Recipe, producing
-from pipeline.store import atomic_folder, digest_folder, write_bytes
+from pipeline.store import atomic_folder, digest_folder, digest_text, write_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -174,14 +174,13 @@ class EncodeMaker:
 
     def make(self, what: tuple[tuple[str, ...], tuple[str, ...]]) -> Made:
         """Encode the texts of some docids."""
-        from pipeline.models.towers import text_key
         from pipeline.vectors import part_bytes
 
         if self._model is None:
             raise AssertionError("asked for a part before the model was loaded")
         docids, texts = what
         made, cut = self._model.encode_anew(texts)
-        keys = [text_key(text) for text in texts]
+        keys = [digest_text(text) for text in texts]
         data = part_bytes(docids, keys, made, self.settings.dtype)
         return Made(data, {"cut": int(cut.sum())})
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import PipelineError
 from pipeline.executor import Made
 from pipeline.models.reranker import load_scorer, load_towers
-from pipeline.rescore import Facts, How, Task, rescore
+from pipeline.rescore import Facts, How, Task, rescored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -81,10 +81,9 @@ class RerankMaker:
         if self._scorer is None:
             raise AssertionError("asked for a part before the model was loaded")
         facts, lines = Facts(), []
-        for task in tasks:
-            some, found = rescore(task, self._scorer, self.how)
-            facts.add(found)
-            lines.append(some)
+        for done in rescored(tasks, self._scorer, self.how):
+            facts.add(done.result.facts)
+            lines.append(done.result.lines)
         return Made(b"".join(lines), facts.record(), note)
 
 

@@ -31,7 +31,7 @@ class Pace:
         self._begin = self._end = 0.0
         self._meters = _energy(powercap)
         self._powercap = powercap
-        self.padding: float | None = None  # share of what went through the model; who knows sets it
+        self._tokens = self._padding = 0
 
     @contextmanager
     def timing(self, topics: int = 1, pairs: int = 0) -> Iterator[None]:
@@ -39,21 +39,32 @@ class Pace:
         begin = time.perf_counter()
         yield
         end = time.perf_counter()
+        self.add(begin, end, end - begin, topics, pairs)
+
+    def add(
+        self, begin: float, end: float, seconds: float, topics: int = 1, pairs: int = 0
+    ) -> None:
+        """Take in a group of topics that were timed elsewhere, as `time.perf_counter` counts.
+
+        Args:
+            seconds: what was spent on them; less than from begin to end where others came between.
+        """
         with self._lock:
             self._begin = min(self._begin, begin) if self._topics else begin
             self._end = max(self._end, end)
-            self._topics.extend([(end - begin) / max(topics, 1)] * topics)
+            self._topics.extend([seconds / max(topics, 1)] * topics)
             self._pairs += pairs
 
     def took(self, seconds: float, topics: int, pairs: int) -> None:
         """Count topics that a worker was done with just now, after so many seconds."""
+        end = time.perf_counter()
+        self.add(end - seconds, end, seconds, topics, pairs)
+
+    def add_tokens(self, tokens: int, padding: int) -> None:
+        """Count what went through a model: tokens of texts, and those that only filled rows."""
         with self._lock:
-            end = time.perf_counter()
-            begin = end - seconds
-            self._begin = min(self._begin, begin) if self._topics else begin
-            self._end = end
-            self._topics.extend([seconds / max(topics, 1)] * topics)
-            self._pairs += pairs
+            self._tokens += tokens
+            self._padding += padding
 
     def record(self) -> dict[str, Any]:
         """Describe what was timed, as sidecars and `--json` have it.
@@ -75,7 +86,8 @@ class Pace:
                 for p, value in zip(PERCENTILES, percentiles(self._topics), strict=True)
             }
             if self._pairs:
-                found["padding"] = UNKNOWN if self.padding is None else round(self.padding, 4)
+                computed = self._tokens + self._padding
+                found["padding"] = round(self._padding / computed, 4) if computed else UNKNOWN
         found["peak_memory_mib"] = peak_memory() >> 20
         found["joules"] = self._joules()
         return found
@@ -111,8 +123,12 @@ def summary(record: dict[str, Any]) -> str:
     times = " / ".join(f"{value:,.1f}" for value in record["topic_ms"].values())
     return (
         f"{record[f'{unit}_per_second']:,.0f} {unit}/s, {times} ms a topic (p50 / p95 / p99), "
-        f"{record['peak_memory_mib']:,} MiB"
+        f"{record['peak_memory_mib']:,} MiB{_padding(record.get('padding'))}"
     )
+
+
+def _padding(share: object) -> str:
+    return f", {share:.1%} padding" if isinstance(share, float) else ""
 
 
 def _energy(powercap: Path) -> dict[str, tuple[int, int]]:

@@ -10,24 +10,26 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import collection, lucene, passages
 from pipeline.errors import PipelineError
 from pipeline.executor import Executor  # noqa: TC001 - settings are filled by their types at run time
-from pipeline.indexes import Place, paths
+from pipeline.indexes import Place, paths, shown_place
 from pipeline.makers import Load, Remote, RerankMaker
-from pipeline.models.folder import OVERLAP, SHIPPED
-from pipeline.models.reranker import advised_weight, model_digest
+from pipeline.models.folder import OVERLAP, SHIPPED, locate
+from pipeline.models.reranker import advised_weight, model_digest, reads_pairs
 from pipeline.models.scorer import Device, Limits, Precision, Wishes
 from pipeline.parts import joined
 from pipeline.report import SILENT, Reporter
-from pipeline.reranking import VERSION, Inputs, Work, read_candidates
+from pipeline.reranking import VERSION, Work
 from pipeline.rescore import How
 from pipeline.shards import Shard  # noqa: TC001 - likewise
 from pipeline.stage import Job, Outcome, Recipe, need_apart, places, producing
 from pipeline.store import atomic_file, digest_file, digest_json, need_path
+from pipeline.tasks import Inputs, read_candidates
 from pipeline.textfile import STREAM
 from pipeline.topics import Topics, read_topics
 from pipeline.trec import check_tag
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from pipeline.candidates import Candidates
     from pipeline.cluster import Crew
     from pipeline.models.scorer import Scorer
+    from pipeline.tokens import PassageTokens
 
 MOST = 1 << 31
 
@@ -53,6 +56,7 @@ class RerankSettings:
     index: Place | None = None  # where texts are: an index, or several,
     collection: Path | None = None  # or a collection
     vectors: Path | None = None  # of two towers: passages that were encoded before
+    tokens: Path | None = None  # of cross-encoders: passages that were tokenised before
     field: str = "title"  # of TREC topic files
     depth: int = 1000  # candidates of a topic that are scored
     tail: Literal["keep", "drop"] = "keep"  # what becomes of those below
@@ -147,6 +151,7 @@ def rerank(settings: RerankSettings, reporter: Reporter = SILENT) -> Outcome:
         settings.output,
         model_digest(settings.model),
         settings.shard,
+        partial(_tokens, settings) if settings.tokens is not None else None,
     )
 
     wishes = Wishes(settings.device, settings.precision, settings.threads, settings.token_budget)
@@ -219,6 +224,22 @@ def _crew(
     )
 
 
+def _tokens(settings: RerankSettings) -> PassageTokens:
+    """Open the tokens that stand for the texts, if they are this tokenizer's of these texts."""
+    from pipeline.models.tokenizing import Vocabulary
+    from pipeline.tokens import PassageTokens
+
+    if settings.tokens is None:
+        raise AssertionError("tokens were not named")
+    found = PassageTokens(settings.tokens)
+    if settings.index is not None:
+        found.need_texts(lucene.index_digest(settings.index), shown_place(settings.index))
+    else:
+        found.need_texts(collection.digest(str(settings.collection)), settings.collection)
+    found.need_tokenizer(Vocabulary(locate(settings.model)).digest, settings.model)
+    return found
+
+
 def _places(settings: RerankSettings) -> dict[str, str]:
     model = settings.model
     found = places(
@@ -235,8 +256,8 @@ def _places(settings: RerankSettings) -> dict[str, str]:
 def _to_stream(work: Work) -> Outcome:
     """Write whole topics to standard output, in the order of the run, as they are scored."""
     with atomic_file(STREAM) as out, closing(work.tasks()) as tasks:
-        for task in tasks:
-            out.write(work.lines(task))
+        for done in work.lines(tasks):
+            out.write(done.lines)
             out.flush()
     return Outcome(STREAM, computed=True, counts=work.counts(), details=work.details())
 
@@ -284,6 +305,17 @@ def _check(settings: RerankSettings) -> None:
         settings.executor.check()
         if _is_stream(settings.output):
             raise PipelineError("--executor and --output -: parts need a place", "name a file")
+    if settings.tokens is not None:
+        if settings.aggregation != "none":
+            raise PipelineError(
+                "--tokens and --windows together: tokens are of whole passages",
+                "leave --tokens out, and texts are read and cut",
+            )
+        if settings.vectors is not None or not reads_pairs(settings.model):
+            raise PipelineError(
+                f"--tokens and {settings.model}: tokens are for cross-encoders",
+                "leave --tokens out; of two towers, vectors are kept: pipeline encode",
+            )
     if _is_stream(settings.run) and _is_stream(settings.topics):
         raise PipelineError(
             "run and topics cannot both come from standard input", "name a file for one of them"
@@ -307,7 +339,8 @@ def _check(settings: RerankSettings) -> None:
             bound = f"from {low:g} to {high:g}" if high < MOST else f"{low:g} or more"
             raise PipelineError(f"--{name} {value} is out of range", f"choose a number {bound}")
     indexes = () if settings.index is None else paths(settings.index)
-    need_apart(settings.output, settings.run, settings.topics, *indexes, settings.collection)
+    read = (settings.run, settings.topics, *indexes, settings.collection, settings.tokens)
+    need_apart(settings.output, *read)
 
 
 def _need_files(settings: RerankSettings) -> None:
@@ -315,5 +348,6 @@ def _need_files(settings: RerankSettings) -> None:
         (settings.run, "run"),
         (settings.topics, "file of topics"),
         *([(settings.vectors / "about.json", "vectors")] if settings.vectors else []),
+        *([(settings.tokens, "folder of tokens")] if settings.tokens else []),
     ):
         need_path(path, what)

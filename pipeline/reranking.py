@@ -2,70 +2,53 @@
 
 from __future__ import annotations
 
-import time
+from collections import deque
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import java, lucene
+from pipeline import java
 from pipeline.ahead import Behind, ahead
 from pipeline.errors import PipelineError, shown
 from pipeline.executor import Item
-from pipeline.indexes import shown_place
 from pipeline.makers import Remote
 from pipeline.models.scorer import Foreseeing, Reading
 from pipeline.pace import Pace
 from pipeline.parts import Parts, contents, docid_hashes
-from pipeline.rescore import Facts, How, Task, part_key, rescore, task
-from pipeline.store import need_free, scratch_file
-from pipeline.trec import MAX_DOCS, read_run
+from pipeline.rescore import Facts, How, Rescored, Task, part_key, rescored
+from pipeline.store import need_free
+from pipeline.tasks import Tasks, read_candidates
+from pipeline.trec import MAX_DOCS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
     from contextlib import ExitStack
 
-    from pipeline.candidates import Candidates, Texts
+    from pipeline.candidates import Candidates
     from pipeline.cluster import Crew
-    from pipeline.indexes import Place
     from pipeline.models.scorer import Scorer
     from pipeline.parts import Block
     from pipeline.report import Reporter
-    from pipeline.shards import Shard
+    from pipeline.tasks import Inputs
     from pipeline.topics import Topics
-    from pipeline.trec import Ranking
 
 VERSION = 1  # of what a run is made of; a new one makes runs and parts stale
 PARTS = 4096  # a part of 7,000 topics has two of them, one of 500,000 has 122
-SAMPLE = 200  # topics whose first and last candidates are looked up before anything is scored
 LINE = 48  # bytes of a run line, for the estimate of what the disk must hold
 SHOWN_TOPICS = 10
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """Where candidates and texts come from, where the run goes, and which model makes it."""
+@dataclass
+class _Group:
+    """The topics of a part that is being made."""
 
-    run: Path
-    index: Place | None
-    collection: Path | None
-    output: Path
-    model: str  # its digest
-    shard: Shard | None = None  # score its topics alone
-
-
-def read_candidates(inputs: Inputs, topics: Topics, stack: ExitStack) -> Candidates:
-    """Read the run into a scratch file that `stack` closes.
-
-    Raises:
-        PipelineError: it is no run, or has a topic that is not among `topics`.
-    """
-    from pipeline.candidates import Candidates
-
-    scratch = stack.enter_context(scratch_file(inputs.output))
-    return Candidates(inputs.run, topics, scratch, inputs.shard)
+    key: str
+    topics: int
+    lines: list[bytes] = field(default_factory=list)
+    facts: Facts = field(default_factory=Facts)
 
 
 class Work:
@@ -99,19 +82,14 @@ class Work:
         self.pace = pace or Pace()
         self._reporter = reporter
         self._how = how
-        self._where: object = inputs.collection
-        index = None
-        if inputs.index is not None:
-            self._where = shown_place(inputs.index)
-            index = stack.enter_context(lucene.Index(inputs.index))
+        self._tasks = Tasks(inputs, how, stack)
         if candidates is None:
-            self._check_head(index)
+            self._tasks.check_head(topics)
         self._note = f"signature-{inputs.model[:16]}"
         begun = parts.note(self._note) if parts is not None else None
         self._scorer = load(begun)
         self.candidates = candidates or read_candidates(inputs, topics, stack)
-        self._texts: Texts = index or self._spool(stack)
-        self._check_sample()
+        self._tasks.look_up(self.candidates, self._scorer)
         self._check_disk()
         self._sign(begun)
         self._facts = Facts()
@@ -121,40 +99,6 @@ class Work:
         self._all_pairs = sum(self._pairs(qid) for qid in self.candidates.qids)
 
     # ------------------------------------------------------------ before the work
-
-    def _check_head(self, index: lucene.Index | None) -> None:
-        """Look at the first topic of the run before the whole of it is read."""
-        from pipeline.candidates import need_topic
-
-        first = next(read_run(self._inputs.run))
-        need_topic(self._inputs.run, first.qid, self._topics)
-        if index is not None:
-            head = first._replace(docs=first.docs[:10])
-            self._task(head, "", index)
-
-    def _spool(self, stack: ExitStack) -> Texts:
-        from pipeline.candidates import Spool
-
-        scratch = stack.enter_context(scratch_file(self._inputs.output))
-        wanted = (
-            doc.docid
-            for qid in self.candidates.qids
-            for doc in self.candidates.ranking(qid).docs[: self._how.depth]
-        )
-        spool = Spool(str(self._inputs.collection), wanted, scratch)
-        if not spool.complete:
-            for qid in self.candidates.qids:
-                self._task(self.candidates.ranking(qid), "", spool)
-        return spool
-
-    def _check_sample(self) -> None:
-        """Look up the first and the last candidate of topics spread over the run."""
-        qids = self.candidates.qids
-        for qid in qids[:: max(1, len(qids) // SAMPLE)]:
-            ranking = self.candidates.ranking(qid)
-            scored = ranking.docs[: self._how.depth]
-            ends = ranking._replace(docs=(scored[0], scored[-1]))
-            self._task(ends, "", self._texts)
 
     def _check_disk(self) -> None:
         if self._parts is not None:
@@ -179,11 +123,7 @@ class Work:
 
     def task(self, qid: str) -> Task:
         """Read what is scored for one topic."""
-        ranking = self.candidates.ranking(qid)
-        return self._task(ranking, self._topics[qid], self._texts)
-
-    def _task(self, ranking: Ranking, query: str, texts: Texts) -> Task:
-        return task(ranking, query, self._how, texts, self._inputs.run, self._where)
+        return self._tasks.of(self.candidates.ranking(qid), self._topics[qid])
 
     def tasks(self) -> Generator[Task, None, None]:
         """Read what is scored for all topics, in the order of the run, ahead of its use."""
@@ -192,22 +132,23 @@ class Work:
     @property
     def _leave(self) -> Callable[[], None] | None:
         """What a thread does last that looked texts up."""
-        return None if self._inputs.index is None else java.leave_thread
+        return java.leave_thread if self._tasks.in_java else None
 
-    def lines(self, topic: Task) -> bytes:
-        """Score one topic."""
-        began = time.perf_counter()
-        with self.pace.timing(pairs=len(topic.scored)):
-            lines, facts = rescore(topic, self._scorer, self._how)
-        self._seconds += time.perf_counter() - began
-        self._facts.add(facts)
-        self._scored_pairs += len(topic.scored)
-        self._advance()
-        for qid, budget in facts.lowered_budgets.items():
-            self._reporter.notice(
-                f"topic {shown(qid)}: out of memory; a token budget of {budget} was enough"
-            )
-        return lines
+    def lines(self, topics: Iterable[Task]) -> Iterator[Rescored]:
+        """Score topics, and yield what becomes of each, in their order."""
+        for done in rescored(topics, self._scorer, self._how):
+            pairs = len(done.task.scored)
+            self.pace.add(done.began, done.ended, done.seconds, pairs=pairs)
+            self.pace.add_tokens(done.result.tokens, done.result.padding)
+            self._seconds += done.seconds
+            self._facts.add(done.result.facts)
+            self._scored_pairs += pairs
+            self._advance()
+            for qid, budget in done.result.facts.lowered_budgets.items():
+                self._reporter.notice(
+                    f"topic {shown(qid)}: out of memory; a token budget of {budget} was enough"
+                )
+            yield done.result
 
     def finish_parts(self, parts: Parts) -> list[Path]:
         """Make the parts that are missing; return all."""
@@ -215,16 +156,27 @@ class Work:
         if isinstance(self._scorer, Remote):
             return self._parts_of_crew(self._scorer.crew, groups, parts)
         self._foresee(groups, parts)
-        paths = []
+        paths: list[Path] = []
+        at_work: deque[_Group] = deque()
         ready = ahead(self._ready(groups, parts), 1, self._leave)
-        with Behind[Path]() as saving, closing(ready):
+
+        def missing() -> Iterator[Task]:
             for tasks, key, found in ready:
-                if found is None:
-                    facts, data = self._part(tasks)
-                    saving.hand(partial(_save, parts, key, facts, data))
-                else:
+                if found is not None:
                     self._count(key, tasks, parts)
                     paths.append(found)
+                    continue
+                at_work.append(_Group(key, len(tasks)))
+                yield from tasks
+
+        # One after the other, across the borders of parts: topics come back in the same order.
+        with Behind[Path]() as saving, closing(ready):
+            for result in self.lines(missing()):
+                group = at_work[0]
+                group.lines.append(result.lines)
+                group.facts.add(result.facts)
+                if len(group.lines) == group.topics:
+                    saving.hand(partial(_save, parts, at_work.popleft()))
             return paths + saving.results()
 
     def _ready(
@@ -238,15 +190,9 @@ class Work:
             found = parts.find(key)
             if found is None and reader is not None:
                 for topic in tasks:
-                    reader.read(topic.query, list(chain(*topic.windows(self._how))))
+                    if topic.tokens is None:
+                        reader.read(topic.query, list(chain(*topic.windows(self._how))))
             yield tasks, key, found
-
-    def _part(self, tasks: Sequence[Task]) -> tuple[Facts, bytes]:
-        before, self._facts = self._facts, Facts()
-        data = b"".join(map(self.lines, tasks))
-        facts, self._facts = self._facts, before
-        self._facts.add(facts)
-        return facts, data
 
     def _count(self, key: str, tasks: Sequence[Task], parts: Parts) -> None:
         """Take note of a part that was made before."""
@@ -387,11 +333,11 @@ class Work:
         return 1e6 * self._seconds / max(self._scored_pairs, 1)
 
 
-def _save(parts: Parts, key: str, facts: Facts, data: bytes) -> Path:
+def _save(parts: Parts, group: _Group) -> Path:
     """Keep a part, and before it what is worth knowing about it."""
-    if record := facts.record():
-        parts.keep_note(_facts_name(key), record)
-    return parts.save(key, data)
+    if record := group.facts.record():
+        parts.keep_note(_facts_name(group.key), record)
+    return parts.save(group.key, b"".join(group.lines))
 
 
 def _facts_name(key: str) -> str:

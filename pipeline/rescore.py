@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
+import time
+from collections import deque
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from pipeline import passages
 from pipeline.errors import InputError, PipelineError, shown
-from pipeline.store import digest_json
+from pipeline.models.scorer import Launching
+from pipeline.store import digest_bytes, digest_json, digest_text
 from pipeline.trec import scored_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
     from pipeline.candidates import Texts
-    from pipeline.models.scorer import Scorer
+    from pipeline.models.scorer import Scored, Scorer
+    from pipeline.tokens import PassageTokens, Tokens
     from pipeline.trec import Ranking, ScoredDoc
 
 TAIL_STEP = 0.001  # between the scores of candidates that were not scored
@@ -47,7 +50,8 @@ class Task(NamedTuple):
     query: str
     scored: tuple[ScoredDoc, ...]  # with first-stage scores
     tail: tuple[ScoredDoc, ...]
-    texts: tuple[str, ...]  # of `scored`
+    texts: tuple[str, ...]  # of `scored`,
+    tokens: Tokens | None = None  # or what stands for them
 
     def windows(self, how: How) -> list[list[str]]:
         """Cut each text into what is scored of it."""
@@ -60,11 +64,24 @@ class Task(NamedTuple):
         """Everything of this topic that determines its lines, texts by their digest."""
         first_stage = [doc.score for doc in self.scored] if how.weight < 1 else None
         ids = [[doc.docid for doc in docs] for docs in (self.scored, self.tail)]
-        digest = hashlib.sha256()
-        for text in self.texts:
-            data = text.encode("utf-8", "surrogatepass")
-            digest.update(len(data).to_bytes(8) + data)
-        return [self.qid, self.query, *ids, first_stage, digest.hexdigest()]
+        keys = self.tokens.keys if self.tokens else b"".join(map(digest_text, self.texts))
+        return [self.qid, self.query, *ids, first_stage, digest_bytes(keys)]
+
+    @property
+    def empty(self) -> int:
+        """Number of passages without anything in them."""
+        if self.tokens is not None:
+            return int((self.tokens.lengths == 0).sum())
+        return sum(not text.strip() for text in self.texts)
+
+
+class Rescored(NamedTuple):
+    """The lines of a topic, and what it took to make them."""
+
+    lines: bytes
+    facts: Facts
+    tokens: int  # that the model was given; 0 where it does not say
+    padding: int
 
 
 @dataclass
@@ -121,29 +138,104 @@ def task(
     found = texts.texts(doc.docid for doc in scored)
     for doc, text in zip(scored, found, strict=True):
         if text is None:
-            from pipeline.candidates import line_of
-
-            raise InputError(
-                run,
-                line_of(run, ranking.qid, doc.docid),
-                f"topic {shown(ranking.qid)}: no document {shown(doc.docid)} in {where}",
-                "use the index or collection that the run was made from",
-            )
+            raise _missing(run, ranking.qid, doc.docid, where)
     read = tuple(text for text in found if text is not None)
     return Task(ranking.qid, query, scored, below if how.keep_tail else (), read)
 
 
-def rescore(task: Task, scorer: Scorer, how: How) -> tuple[bytes, Facts]:
-    """Score one topic and print it.
+def token_task(
+    ranking: Ranking, query: str, how: How, tokens: PassageTokens, most: int, run: Path | str
+) -> Task:
+    """Look up the tokens of a topic's candidates, at most so many of each.
+
+    Raises:
+        InputError: a candidate has none there.
+    """
+    scored, below = ranking.docs[: how.depth], ranking.docs[how.depth :]
+    found, missing = tokens.find([doc.docid for doc in scored], most)
+    if missing:
+        raise _missing(run, ranking.qid, scored[missing[0]].docid, tokens.folder)
+    return Task(ranking.qid, query, scored, below if how.keep_tail else (), (), found)
+
+
+def _missing(run: Path | str, qid: str, docid: str, where: object) -> InputError:
+    from pipeline.candidates import line_of
+
+    return InputError(
+        run,
+        line_of(run, qid, docid),
+        f"topic {shown(qid)}: no document {shown(docid)} in {where}",
+        "use the index or collection that the run was made from",
+    )
+
+
+def rescore(task: Task, scorer: Scorer, how: How) -> Rescored:
+    """Score one topic and print it; as `begin` does."""
+    return begin(task, scorer, how)()
+
+
+def begin(task: Task, scorer: Scorer, how: How) -> Callable[[], Rescored]:
+    """Begin to score one topic; what is returned finishes it, and prints it.
 
     Candidates with equal scores keep the order of the first stage.
 
     Raises:
         PipelineError: a score is not finite.
     """
+    if task.tokens is not None:
+        if not isinstance(scorer, Launching):
+            raise AssertionError("tokens are for cross-encoders")
+        finish = scorer.launch(task.query, task.tokens)
+        return lambda: _printed(task, finish(), [1] * len(task.scored), how)
+    windows = task.windows(how)
+    texts = [window for some in windows for window in some]
+    counts = list(map(len, windows))
+    if isinstance(scorer, Launching):
+        launched = scorer.launch(task.query, texts)
+        return lambda: _printed(task, launched(), counts, how)
+    return lambda: _printed(task, scorer.score(task.query, texts), counts, how)
+
+
+class Done(NamedTuple):
+    """One topic that was scored, and when, as `time.perf_counter` counts."""
+
+    task: Task
+    result: Rescored
+    began: float
+    ended: float
+    seconds: float  # spent on it; other topics may have come between
+
+
+def rescored(tasks: Iterable[Task], scorer: Scorer, how: How) -> Iterator[Done]:
+    """Score topics one after the other.
+
+    A device is given the next topics before it is asked for the scores of the first, so that it
+    need not wait for us to read, to print and to write.
+    """
+    ahead = scorer.ahead if isinstance(scorer, Launching) else 0
+    waiting: deque[tuple[Task, Callable[[], Rescored], float, float]] = deque()
+
+    def finished() -> Done:
+        topic, finish, began, launched = waiting.popleft()
+        asked = time.perf_counter()
+        result = finish()
+        ended = time.perf_counter()
+        return Done(topic, result, began, ended, launched + ended - asked)
+
+    for topic in tasks:
+        began = time.perf_counter()
+        finish = begin(topic, scorer, how)
+        waiting.append((topic, finish, began, time.perf_counter() - began))
+        if len(waiting) > ahead:
+            yield finished()
+    while waiting:
+        yield finished()
+
+
+def _printed(task: Task, result: Scored, windows: Sequence[int], how: How) -> Rescored:
     import numpy as np
 
-    scores, facts = _document_scores(task, scorer, how)
+    scores = passages.aggregate(result.scores, windows, how.aggregation, how.top)
     broken = np.flatnonzero(~np.isfinite(scores))
     if len(broken):
         raise PipelineError(
@@ -160,18 +252,16 @@ def rescore(task: Task, scorer: Scorer, how: How) -> tuple[bytes, Facts]:
     docids += [doc.docid for doc in task.tail]
     below = float(scores[order[-1]]) - TAIL_STEP * np.arange(1, len(task.tail) + 1)
     scores = np.concatenate([scores[order], below.astype(np.float32)])
-    return scored_lines(task.qid, docids, scores, how.tag), facts
+    lines = scored_lines(task.qid, docids, scores, how.tag)
+    return Rescored(lines, _facts(task, result), result.tokens, result.padding)
 
 
-def _document_scores(task: Task, scorer: Scorer, how: How) -> tuple[NDArray[np.float32], Facts]:
-    windows = task.windows(how)
-    result = scorer.score(task.query, [window for some in windows for window in some])
+def _facts(task: Task, result: Scored) -> Facts:
     facts = Facts(int(result.query_cut), result.passages_cut)
-    facts.empty_passages = sum(not text.strip() for text in task.texts)
+    facts.empty_passages = task.empty
     if result.lowered_budget is not None:
         facts.lowered_budgets[task.qid] = result.lowered_budget
-    scores = passages.aggregate(result.scores, list(map(len, windows)), how.aggregation, how.top)
-    return scores, facts
+    return facts
 
 
 def standardised(scores: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -28,6 +28,8 @@ from pipeline.textfile import STREAM
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+TEXT_DIGEST = 16  # bytes
+
 # ---------------------------------------------------------------- writing
 
 
@@ -304,6 +306,12 @@ def _culprit(path: Path, error: OSError) -> Path:
 def digest_bytes(data: bytes) -> str:
     """Return sha256 as 64 hex digits."""
     return hashlib.sha256(data).hexdigest()
+
+
+def digest_text(text: str) -> bytes:
+    """Short digest of one of very many texts or ids: `TEXT_DIGEST` bytes."""
+    data = text.encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(data, digest_size=TEXT_DIGEST).digest()
 
 
 def digest_json(value: object) -> str:

@@ -272,7 +272,7 @@ def _rerank(
         how = how_of(made)
         again: dict[str, bytes] = {}
         for each in _tasks(made, topics, sample, how, stack):
-            again[each.qid] = rescore(each, scorer, how)[0]
+            again[each.qid] = rescore(each, scorer, how).lines
             reporter.advance(len(again), len(sample), "topics")
         return again, changed, scorer.signature
 

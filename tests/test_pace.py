@@ -27,8 +27,6 @@ def test_rates_and_times_of_topics(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert record["topic_ms"] == {"p50": 50.0, "p95": 100.0, "p99": 100.0}
     assert record["peak_memory_mib"] > 10
     assert record["padding"] == UNKNOWN
-    pace.padding = 0.25
-    assert pace.record()["padding"] == 0.25
     times = "50.0 / 100.0 / 100.0 ms a topic (p50 / p95 / p99)"
     assert summary(record) == f"50 pairs/s, {times}, {record['peak_memory_mib']:,} MiB"
 
@@ -45,6 +43,24 @@ def test_topics_of_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert record["topics_per_second"] == pytest.approx(4 / 0.9, abs=0.01)
     assert record["pairs_per_second"] == pytest.approx(40 / 0.9, abs=0.1)
     assert record["topic_ms"]["p50"] == 200.0
+
+
+def test_padding_is_the_share_of_all_tokens_computed(tmp_path: Path) -> None:
+    """Of all topics together; where the model does not say, neither do we."""
+    pace = Pace(tmp_path)
+    with pace.timing(pairs=10):
+        pass
+    pace.add_tokens(0, 0)
+    assert pace.record()["padding"] == UNKNOWN
+    assert "padding" not in summary(pace.record())
+    pace.add_tokens(60, 20)
+    pace.add_tokens(30, 10)
+    assert pace.record()["padding"] == 0.25
+    assert summary(pace.record()).endswith(" MiB, 25.0% padding")
+    full = Pace(tmp_path)
+    with full.timing(pairs=1):
+        full.add_tokens(8, 0)
+    assert full.record()["padding"] == 0.0
 
 
 def test_nothing_timed(tmp_path: Path) -> None:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tiny_models
 from folders import file_of
 from killing import contents
 from refusal import refused
 
 from pipeline.errors import InputError
+from pipeline.models.overlap import Overlap
+from pipeline.models.scorer import Scored
+from pipeline.pace import UNKNOWN
 from pipeline.rerank import RerankSettings, rerank
-from pipeline.stage import Outcome
+from pipeline.stage import Outcome, sidecar_path
 from pipeline.trec import Ranking, read_run
 
 
@@ -106,6 +112,44 @@ def test_interpolation_goes_from_the_first_stage_to_the_model(chosen: RerankSett
     mixed = by_topic(chosen.output)
     rerank(replace(chosen, interpolate=0.5))
     assert by_topic(chosen.output) != mixed
+
+
+# ---------------------------------------------------------------- what it cost
+
+
+def test_the_share_of_padding_is_in_the_sidecar(chosen: RerankSettings, tmp_path: Path) -> None:
+    """Of a model that says so; of one that does not it is not available."""
+    assert rerank(chosen).pace["padding"] == UNKNOWN
+    model = str(tiny_models.make(tmp_path / "model"))
+    share = rerank(replace(chosen, model=model, device="cpu")).pace["padding"]
+    assert 0 < share < 0.5
+    sidecar = json.loads(sidecar_path(chosen.output).read_text())
+    assert sidecar["pace"]["padding"] == share
+
+
+def test_topics_are_given_to_a_device_before_scores_are_asked_of_it(
+    chosen: RerankSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two more are launched before the first is waited for; the run is the same."""
+    rerank(chosen)
+    expected = chosen.output.read_bytes()
+    events: list[str] = []
+
+    def launch(self: Overlap, query: str, passages: Sequence[str]) -> Callable[[], Scored]:
+        events.append("launch")
+
+        def finish() -> Scored:
+            events.append("finish")
+            return self.score(query, passages)
+
+        return finish
+
+    monkeypatch.setattr(Overlap, "launch", launch, raising=False)
+    monkeypatch.setattr(Overlap, "ahead", 2, raising=False)
+    rerank(replace(chosen, force=True))
+
+    assert chosen.output.read_bytes() == expected
+    assert events == ["launch"] * 2 + ["launch", "finish"] * 4 + ["finish"] * 2
 
 
 # ---------------------------------------------------------------- long documents

@@ -25,6 +25,7 @@ from pipeline.cli import (
     stages,
     submit,
     sweep,
+    tokenize,
     verify,
 )
 from pipeline.errors import NO_SPACE, Interrupted, PipelineError, one_line, storage_error
@@ -56,6 +57,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 stages.register(app)
+tokenize.register(app)
 rerank.register(app)
 evaluate.register(app)
 lint.register(app)

@@ -71,6 +71,10 @@ def rerank(
         Path | None,
         typer.Option(metavar="DIR", help="Of two towers: passages encoded by pipeline encode."),
     ] = None,
+    tokens: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Passages tokenised by pipeline tokenize."),
+    ] = None,
     field: Field = RerankSettings.field,
     depth: Annotated[
         int, typer.Option(help="Candidates of a topic that are scored.")
@@ -144,6 +148,7 @@ def rerank(
         index=place(index),
         collection=collection,
         vectors=vectors,
+        tokens=tokens,
         field=field,
         depth=depth,
         tail=one_of("--tail", tail, ("keep", "drop")),  # type: ignore[arg-type]

@@ -7,33 +7,33 @@ head) in float32: bf16 logits would keep 439 of 1,000 scores apart.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.models import bert
 from pipeline.models.engine import batches, resolve, within_memory
+from pipeline.models.flat import Joined, fetching, flat_batch, flat_batches, joined
 from pipeline.models.folder import advice, check, digest, reading
-from pipeline.models.loading import load_tokenizer, load_weights, longest_input, takes_segments
+from pipeline.models.forward import Forward
+from pipeline.models.loading import load_tokenizer, load_weights, longest_input
 from pipeline.models.pairs import Tokenizer, pair_batch
 from pipeline.models.scorer import Scored
+from pipeline.tokens import Tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from pipeline.models.engine import Batch, Engine
     from pipeline.models.pairs import Template
     from pipeline.models.scorer import Limits, Wishes
 
 MAX_QUERY_TOKENS = 64
 MAX_TOKENS = 512
-AGREEMENT = 1e-4  # of the largest activation, between two float32 passes of one model
+AHEAD = 2  # topics in the hands of a GPU before the scores of the first are asked for
 
 
 class CrossEncoder:
@@ -76,7 +76,7 @@ class CrossEncoder:
         )
         self._check(model, longest)
         with reading(folder):
-            self._forward = _Forward(model, self.engine, self._tokenizer)
+            self._forward = Forward(model, self.engine, self._tokenizer)
 
     def _check(self, model: Any, longest: int) -> None:
         logits = model.config.num_labels
@@ -105,12 +105,6 @@ class CrossEncoder:
             )
 
     @property
-    def _template(self) -> Template:
-        template = self._tokenizer.template
-        assert template is not None  # noqa: S101 - checked when the model was loaded
-        return template
-
-    @property
     def signature(self) -> Mapping[str, Any]:
         """The numeric signature, with the way the forward pass is computed."""
         return {**self.engine.signature(), "forward": self._forward.kind}
@@ -124,8 +118,13 @@ class CrossEncoder:
             "positive": self._positive,
         }
 
+    @property
+    def ahead(self) -> int:
+        """Topics that are worth launching before the scores of the first are asked for."""
+        return AHEAD if self._forward.is_flat else 0
+
     def read(self, query: str, passages: Sequence[str]) -> None:
-        """Tokenise what will be scored soon, which `score` then finds."""
+        """Tokenise what will be scored soon, which is then at hand."""
         self._tokens(query, passages)
 
     def _tokens(
@@ -135,37 +134,88 @@ class CrossEncoder:
         # One limit for all queries, so that a passage is tokenised once for all of them.
         return of_query, self._tokenizer.tokens(passages, self._limit - self._template.size)
 
-    def score(self, query: str, passages: Sequence[str]) -> Scored:
+    def score(self, query: str, passages: Sequence[str] | Tokens) -> Scored:
         """Score the passages of one topic; batches depend on nothing but this call's texts."""
-        if not passages:
-            return Scored(np.empty(0, np.float32))
-        template = self._template
-        query_tokens, tokens = self._tokens(query, passages)
-        query_cut = len(query_tokens) > self._query_limit
-        query_tokens = query_tokens[: self._query_limit]
-        room = self._limit - template.size - len(query_tokens)
-        cut = sum(len(passage) > room for passage in tokens)
-        tokens = [passage[:room] for passage in tokens]
-        lengths = [len(passage) + len(query_tokens) + template.size for passage in tokens]
-        device, pad = self.engine.device, self._tokenizer.pad
+        return self.launch(query, passages)()
 
-        def compute(budget: int) -> NDArray[np.float32]:
+    def launch(self, query: str, passages: Sequence[str] | Tokens) -> Callable[[], Scored]:
+        """Begin to score one topic; what is returned gives the scores, once.
+
+        On a GPU the device is at work when this returns, and the next topic may be launched; on a
+        CPU everything happens when the scores are asked for.
+        """
+        if not len(passages.lengths if isinstance(passages, Tokens) else passages):
+            return lambda: Scored(np.empty(0, np.float32))
+        if not self._forward.is_flat:
+            return lambda: self._padded(self._pairs(query, passages))
+        return self._flat(self._pairs(query, passages))
+
+    def _pairs(self, query: str, passages: Sequence[str] | Tokens) -> _Pairs:
+        tokens, of_texts = self._tokens(query, () if isinstance(passages, Tokens) else passages)
+        cut = len(tokens) > self._query_limit
+        tokens = tokens[: self._query_limit]
+        around = self._template.size + len(tokens)
+        if isinstance(passages, Tokens):
+            ends = np.cumsum(passages.lengths)
+            given = Joined(passages.ids, ends - passages.lengths, passages.lengths)
+        else:
+            given = joined(of_texts)
+        room = self._limit - around
+        lengths = np.minimum(given.lengths, room)
+        return _Pairs(
+            tokens, cut, given._replace(lengths=lengths), int((given.lengths > room).sum()),
+            lengths + around,
+        )  # fmt: skip
+
+    @property
+    def _template(self) -> Template:
+        template = self._tokenizer.template
+        assert template is not None  # noqa: S101 - checked when the model was loaded
+        return template
+
+    def _padded(self, pairs: _Pairs) -> Scored:
+        device, pad, passages = self.engine.device, self._tokenizer.pad, pairs.passages
+
+        def compute(budget: int) -> tuple[NDArray[np.float32], int]:
             self.engine.use_threads()
+            computed = 0
             order, made = [], []
             with torch.inference_mode():
-                for places, width in batches(lengths, budget):
-                    group = [tokens[place] for place in places]
-                    batch = pair_batch(template, query_tokens, group, width, pad, device)
-                    made.append(self._one_logit(self._forward(batch)))
+                for places, width in batches(pairs.lengths, budget):
+                    group = [passages.one(place) for place in places.tolist()]
+                    batch = pair_batch(self._template, pairs.query, group, width, pad, device)
+                    made.append(self._one_logit(self._forward.padded(batch)))
                     order.append(places)
+                    computed += batch.ids.numel()
                 logits = torch.cat(made).cpu().numpy()
-            scores = np.empty(len(tokens), np.float32)
-            scores[np.concatenate(order)] = logits
-            return scores
+            return _in_place(order, logits), computed
 
-        scores, budget = within_memory(self.engine.token_budget, compute)
+        (scores, computed), budget = within_memory(self.engine.token_budget, compute)
+        return self._scored(pairs, scores, budget, computed)
+
+    def _flat(self, pairs: _Pairs) -> Callable[[], Scored]:
+        def compute(budget: int) -> tuple[list[NDArray[np.int64]], Callable[[], NDArray[Any]]]:
+            self.engine.use_threads()
+            order, made = list(flat_batches(pairs.lengths, budget)), []
+            with torch.inference_mode():
+                for places in order:
+                    batch = flat_batch(
+                        self._template, pairs.query, pairs.passages, places, self.engine.device
+                    )
+                    made.append(self._one_logit(self._forward.flat(batch)))
+                return order, fetching(torch.cat(made))
+
+        # Memory is taken when a batch is launched, so that is where it runs out.
+        (order, fetch), budget = within_memory(self.engine.token_budget, compute)
+        computed = int(pairs.lengths.sum())
+        return lambda: self._scored(pairs, _in_place(order, fetch()), budget, computed)
+
+    def _scored(
+        self, pairs: _Pairs, scores: NDArray[np.float32], budget: int, computed: int
+    ) -> Scored:
         lowered = budget if budget != self.engine.token_budget else None
-        return Scored(scores, query_cut, cut, lowered)
+        real = int(pairs.lengths.sum())
+        return Scored(scores, pairs.query_cut, pairs.cut, lowered, real, computed - real)
 
     def _one_logit(self, logits: torch.Tensor) -> torch.Tensor:
         if logits.shape[1] == 1:
@@ -173,77 +223,21 @@ class CrossEncoder:
         return logits[:, self._positive] - logits[:, 1 - self._positive]
 
 
-class _Forward:
-    """Token ids to float32 logits of shape (pairs, labels)."""
+class _Pairs(NamedTuple):
+    """One topic: its query, its passages, and the tokens of each pair."""
 
-    def __init__(self, model: Any, engine: Engine, tokenizer: Tokenizer) -> None:
-        self._model = model
-        self._base = getattr(model, model.base_model_prefix)
-        self._segmented = tokenizer.segmented and takes_segments(model)
-        self._short = self._shortened(tokenizer, engine)
-        self.kind = "whole" if self._short is None else "first token"
-        if self._short is not None:
-            self._base.encoder = None  # its weights were prepared anew
-        pooler = getattr(self._base, "pooler", None)
-        kept = {id(weights) for weights in pooler.parameters()} if pooler is not None else set()
-        for weights in self._base.parameters():  # not the buffers: rotary angles want float32
-            if id(weights) not in kept:
-                weights.data = weights.data.to(engine.dtype)
-        if pooler is not None:
-            pooler.register_forward_pre_hook(_float_inputs)
-        self._base.register_forward_hook(_float_output)
-        model.to(engine.device)
-
-    def __call__(self, batch: Batch) -> torch.Tensor:
-        if self._short is None:
-            return self._whole(batch)
-        return self._headed(self._short, batch)
-
-    def _headed(self, encoder: bert.FirstToken, batch: Batch) -> torch.Tensor:
-        segments = batch.segments if self._segmented else torch.zeros_like(batch.segments)
-        first = encoder.hidden(batch._replace(segments=segments)).float()
-        pooler = getattr(self._base, "pooler", None)
-        return self._model.classifier(first if pooler is None else pooler(first))  # type: ignore[no-any-return]
-
-    def _whole(self, batch: Batch) -> torch.Tensor:
-        segments = {"token_type_ids": batch.segments} if self._segmented else {}
-        mask = torch.ones_like(batch.ids) if batch.mask is None else batch.mask.long()
-        output = self._model(input_ids=batch.ids, attention_mask=mask, **segments)
-        return output.logits.float()  # type: ignore[no-any-return]
-
-    def _shortened(self, tokenizer: Tokenizer, engine: Engine) -> bert.FirstToken | None:
-        """Prepare the shorter pass, if in float32 it says what the model's own says."""
-        if self._model.config.model_type not in bert.KINDS:
-            return None
-        template = tokenizer.template
-        assert template is not None  # noqa: S101 - checked before
-        generator = np.random.default_rng(0)
-        size = self._model.config.vocab_size
-        query, *passages = (
-            generator.integers(size // 2, size, length, dtype=np.int32) for length in (3, 9, 4, 1)
-        )
-        batch = pair_batch(template, query, passages, 9 + 3 + template.size, tokenizer.pad, "cpu")
-        exact = replace(engine, device="cpu", precision="fp32")
-        with torch.inference_mode():
-            try:
-                short = self._headed(bert.FirstToken(self._base, exact), batch)
-                own = self._whole(batch)
-                if short.shape != own.shape or not torch.allclose(
-                    short, own, rtol=AGREEMENT, atol=AGREEMENT
-                ):
-                    return None
-                return bert.FirstToken(self._base, engine)
-            except (AttributeError, TypeError, ValueError, RuntimeError):
-                return None  # a version of transformers that builds this model otherwise
+    query: NDArray[np.int32]
+    query_cut: bool
+    passages: Joined
+    cut: int  # passages
+    lengths: NDArray[np.int64]
 
 
-def _float_inputs(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(x.float() if isinstance(x, torch.Tensor) else x for x in inputs)
-
-
-def _float_output(_: Any, __: Any, output: Any) -> Any:
-    output["last_hidden_state"] = output.last_hidden_state.float()
-    return output
+def _in_place(order: Sequence[NDArray[np.int64]], logits: NDArray[np.float32]) -> NDArray[Any]:
+    """Put scores in batches back into the order of the passages."""
+    scores = np.empty(len(logits), np.float32)
+    scores[np.concatenate(order)] = logits
+    return scores
 
 
 def _first(*values: int | None) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import blake2b
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 
 from pipeline.errors import PipelineError
 from pipeline.models.engine import Batch
+from pipeline.store import digest_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,6 +69,16 @@ class Tokenizer:
         )
         self._cache: dict[bytes, NDArray[np.int32]] = {}
         self._cached = 0
+
+    @property
+    def digest(self) -> str:
+        """Digest of all that decides the token ids of a text, the library's version included."""
+        control = self._control.tolist() if self._leaks else []
+        return digest_json([metadata.version("tokenizers"), self._backend.to_str(), control])
+
+    def tokens_anew(self, texts: Sequence[str], limit: int) -> list[NDArray[np.int32]]:
+        """Token ids as `tokens` gives them, without keeping any."""
+        return self._cut(list(texts), limit)
 
     def tokens(self, texts: Sequence[str], limit: int) -> list[NDArray[np.int32]]:
         """Token ids of texts, without special tokens; `limit + 1` of them where there are more."""
@@ -159,7 +171,7 @@ def _around(backend: Any) -> tuple[list[int], list[int]]:
 def pair_batch(
     template: Template,
     query: NDArray[np.int32],
-    passages: Sequence[NDArray[np.int32]],
+    passages: Sequence[NDArray[np.integer]],
     width: int,
     pad: int,
     device: str,

@@ -140,6 +140,14 @@ def load_towers(
     return scorer
 
 
+def reads_pairs(model: str) -> bool:
+    """Whether a model is a cross-encoder; nothing is loaded."""
+    if model == OVERLAP:
+        return False
+    folder = locate(model)
+    return not (is_twinbert(folder) or is_twin(folder))
+
+
 def model_digest(model: str) -> str:
     """Digest of a model by name, folder or id; nothing is loaded."""
     if model == OVERLAP:

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from pipeline.parts import Parts
+    from pipeline.tokens import Tokens
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -43,6 +44,8 @@ class Scored(NamedTuple):
     query_cut: bool = False
     passages_cut: int = 0
     lowered_budget: int | None = None  # the token budget that fitted, after running out of memory
+    tokens: int = 0  # of all pairs; 0: not known
+    padding: int = 0  # tokens that were computed beside them, for nothing
 
 
 class Scorer(Protocol):
@@ -62,6 +65,18 @@ class Scorer(Protocol):
 
     def score(self, query: str, passages: Sequence[str]) -> Scored:
         """Score passages; equal passages of one call may get scores that differ in the last bit."""
+
+
+@runtime_checkable
+class Launching(Scorer, Protocol):
+    """A model that can begin a topic before the scores of another have come back."""
+
+    @property
+    def ahead(self) -> int:
+        """Topics that are worth launching before the scores of the first are asked for."""
+
+    def launch(self, query: str, passages: Sequence[str] | Tokens) -> Callable[[], Scored]:
+        """Begin to score one topic; what is returned gives the scores, once."""
 
 
 @runtime_checkable

@@ -8,14 +8,14 @@ Each row of such a batch is then the same whatever the other rows hold.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.models.engine import within_memory
 from pipeline.models.scorer import Scored
-from pipeline.models.vectors import KEY, Vectors
+from pipeline.models.vectors import Vectors
+from pipeline.store import digest_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -118,7 +118,7 @@ class Towers(ABC):
         return self._encode(passages, False)
 
     def _encoded(self, passages: Sequence[str]) -> list[bytes]:
-        keys = [text_key(passage) for passage in passages]
+        keys = [digest_text(passage) for passage in passages]
         places = self._vectors.missing(keys)
         if places:
             self._store({keys[place]: passages[place] for place in places})
@@ -134,7 +134,7 @@ class Towers(ABC):
 
     def foresee(self, passages: Sequence[str]) -> None:
         """Take passages that will be scored; they are encoded when enough have come together."""
-        keys = [text_key(passage) for passage in passages]
+        keys = [digest_text(passage) for passage in passages]
         for place in self._vectors.missing(keys):
             self._waiting[keys[place]] = passages[place]
         while len(self._waiting) >= PIECE:
@@ -196,8 +196,3 @@ class Towers(ABC):
 
 def _rows(width: int, budget: int) -> int:
     return max(1, min(MOST_ROWS, budget // width))
-
-
-def text_key(text: str) -> bytes:
-    """Digest under which a text's vector is kept."""
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY).digest()

@@ -168,6 +168,21 @@ def test_the_same_topic_gets_the_same_bytes(tiny_model: Callable[..., Path]) -> 
     assert alone.tobytes() == again.tobytes() == anew.tobytes()
 
 
+def test_tokens_and_padding_are_counted(tiny_model: Callable[..., Path]) -> None:
+    """Tokens are those of the pairs as transformers makes them; the rest of a batch is padding."""
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model())
+    lengths = [len(one) for one in tokenizer([QUERY] * len(PASSAGES), PASSAGES).input_ids]
+    wishes = Wishes(device="cpu", precision="fp32", threads=1, token_budget=128)
+
+    result = CrossEncoder(tiny_model(), wishes, Limits()).score(QUERY, PASSAGES)
+
+    computed = sum(len(places) * width for places, width in engine.batches(lengths, 128))
+    assert (result.tokens, result.padding) == (sum(lengths), computed - sum(lengths))
+    assert result.padding > 0
+
+
 def test_no_passages_no_scores(tiny_model: Callable[..., Path]) -> None:
     """An empty list is answered by an empty array."""
     assert CrossEncoder(tiny_model(), EXACT, Limits()).score(QUERY, []).scores.shape == (0,)

@@ -1,0 +1,177 @@
+"""One forward pass of a cross-encoder: its own, a shorter one, or one without padding.
+
+Which of them is settled when the model is loaded, by trying: a pass that does not say what the
+model's own says is not used. The signature has its name, for they differ in last bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from pipeline.models import bert, flat
+from pipeline.models.loading import takes_segments
+from pipeline.models.pairs import pair_batch
+
+if TYPE_CHECKING:
+    from pipeline.models.engine import Batch, Engine
+    from pipeline.models.flat import FlatBatch
+    from pipeline.models.pairs import Tokenizer
+
+AGREEMENT = 1e-4  # of the largest activation, between two float32 passes of one model
+ROUGHLY = 0.05  # between two passes in the engine's precision
+PROBE = (3, (9, 4, 1))  # tokens of a query, and of the passages that are tried
+
+
+class Forward:
+    """Token ids to float32 logits of shape (pairs, labels).
+
+    Args:
+        model: a sequence classifier in float32, which is changed.
+    """
+
+    def __init__(self, model: Any, engine: Engine, tokenizer: Tokenizer) -> None:
+        self._model = model
+        self._base = getattr(model, model.base_model_prefix)
+        self._engine = engine
+        self._segmented = tokenizer.segmented and takes_segments(model)
+        self._tokenizer = tokenizer
+        self._short, self._flat = self._prepared()
+        if self._short is not None:
+            self._base.encoder = None  # its weights were prepared anew
+        pooler = getattr(self._base, "pooler", None)
+        kept = {id(weights) for weights in pooler.parameters()} if pooler is not None else set()
+        for weights in self._base.parameters():  # not the buffers: rotary angles want float32
+            if id(weights) not in kept:
+                weights.data = weights.data.to(engine.dtype)
+        if pooler is not None:
+            pooler.register_forward_pre_hook(_float_inputs)
+        self._base.register_forward_hook(_float_output)
+        model.to(engine.device)
+        if self._flat is not None and not self._flat_works():
+            self._flat = None
+
+    @property
+    def kind(self) -> str:
+        """Name of the pass, for the signature."""
+        if self.is_flat:
+            return "flattened"
+        return "whole" if self._short is None else "first token"
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether `flat` is to be called, not `padded`."""
+        return self._flat is not None
+
+    def padded(self, batch: Batch) -> torch.Tensor:
+        """Logits of padded sequences."""
+        if self._short is None:
+            return self._whole(batch)
+        return self._headed(self._short.hidden(self._segments(batch)))
+
+    def flat(self, batch: FlatBatch) -> torch.Tensor:
+        """Logits of sequences that lie one after the other."""
+        if self._flat is None:
+            raise AssertionError("this model computes padded sequences")
+        return self._headed(self._flat.flat(self._segments(batch)))
+
+    def _segments[B: (Batch, FlatBatch)](self, batch: B) -> B:
+        if self._segmented:
+            return batch
+        return batch._replace(segments=torch.zeros_like(batch.segments))
+
+    def _headed(self, first: torch.Tensor) -> torch.Tensor:
+        first = first.float()
+        pooler = getattr(self._base, "pooler", None)
+        return self._model.classifier(first if pooler is None else pooler(first))  # type: ignore[no-any-return]
+
+    def _whole(self, batch: Batch) -> torch.Tensor:
+        segments = {"token_type_ids": batch.segments} if self._segmented else {}
+        mask = torch.ones_like(batch.ids) if batch.mask is None else batch.mask.long()
+        output = self._model(input_ids=batch.ids, attention_mask=mask, **segments)
+        return output.logits.float()  # type: ignore[no-any-return]
+
+    # ------------------------------------------------------------ what is tried
+
+    def _prepared(self) -> tuple[bert.FirstToken | None, bert.FirstToken | None]:
+        """Prepare the other passes, if in float32 they say what the model's own says."""
+        if self._model.config.model_type not in bert.KINDS:
+            return None, None
+        made = None
+        exact = replace(self._engine, device="cpu", precision="fp32")
+        kernel = flat.kernel(self._engine)
+        with torch.inference_mode():
+            try:
+                own = self._whole(self._padded_probe("cpu"))
+                short = bert.FirstToken(self._base, exact).hidden(
+                    self._segments(self._padded_probe("cpu"))
+                )
+                if not _alike(self._headed(short), own, AGREEMENT):
+                    return None, None
+                made = bert.FirstToken(self._base, self._engine)
+                if kernel is None:
+                    return made, None
+                without = bert.FirstToken(self._base, exact, flat.one_by_one).flat(
+                    self._segments(self._flat_probe("cpu"))
+                )
+                if not _alike(self._headed(without), own, AGREEMENT):
+                    return made, None
+                return made, bert.FirstToken(self._base, self._engine, kernel)
+            except (AttributeError, TypeError, ValueError, RuntimeError):
+                return made, None  # a version of transformers that builds this model otherwise
+
+    def _flat_works(self) -> bool:
+        """Whether attention's kernel takes this model on this device, and computes what it should.
+
+        It does not on older GPUs, nor with every width of a head.
+        """
+        device = self._engine.device
+        with torch.inference_mode():
+            try:
+                made = self.flat(self._flat_probe(device))
+                expected = self.padded(self._padded_probe(device))
+                return _alike(made, expected, ROUGHLY * (1 + float(expected.abs().max())))
+            except (RuntimeError, TypeError, ValueError):
+                return False
+
+    def _padded_probe(self, device: str) -> Batch:
+        query, passages = self._probe()
+        template = self._tokenizer.template
+        assert template is not None  # noqa: S101 - checked before
+        width = len(query) + max(map(len, passages)) + template.size
+        return pair_batch(template, query, passages, width, self._tokenizer.pad, device)
+
+    def _flat_probe(self, device: str) -> FlatBatch:
+        query, passages = self._probe()
+        template = self._tokenizer.template
+        assert template is not None  # noqa: S101 - checked before
+        everything = np.arange(len(passages))
+        return flat.flat_batch(template, query, flat.joined(passages), everything, device)
+
+    def _probe(self) -> tuple[np.ndarray[Any, Any], list[np.ndarray[Any, Any]]]:
+        generator = np.random.default_rng(0)
+        size = self._model.config.vocab_size
+        query, passages = PROBE
+        draw = [
+            generator.integers(size // 2, size, length, dtype=np.int32)
+            for length in (query, *passages)
+        ]
+        return draw[0], draw[1:]
+
+
+def _alike(made: torch.Tensor, expected: torch.Tensor, tolerance: float) -> bool:
+    return made.shape == expected.shape and torch.allclose(
+        made, expected, rtol=min(tolerance, 1.0), atol=tolerance
+    )
+
+
+def _float_inputs(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(x.float() if isinstance(x, torch.Tensor) else x for x in inputs)
+
+
+def _float_output(_: Any, __: Any, output: Any) -> Any:
+    output["last_hidden_state"] = output.last_hidden_state.float()
+    return output
