@@ -1,17 +1,16 @@
-"""Work done beside other work: made ahead of its use, or handed over and not waited for."""
+"""Work done ahead or behind: a thread makes the next thing, or ends the last one."""
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from concurrent.futures import Future
-    from typing import Self
 
 DEPTH = 2  # things made and not yet asked for
-HANDS = 2  # threads that take work
+BEHIND = 8  # calls on their way
 
 
 def ahead[T](
@@ -38,36 +37,50 @@ def ahead[T](
                 pool.submit(leave)
 
 
-class Behind[T]:
-    """Takes work and does it in threads; a block that ends, however it ends, waits for all of it.
+class Behind[A, R]:
+    """Calls that one other thread makes, in their order, a few at most on their way.
 
-    What fails is raised when more is handed over, or asked for: little waits at a time.
+    Used as a context, at whose end what was begun is finished, whatever happens.
+
+    Args:
+        function: what is called.
+        at_once: call it in this thread, and at once.
     """
 
-    def __init__(self, threads: int = HANDS) -> None:
+    def __init__(self, function: Callable[[A], R], *, at_once: bool = False) -> None:
         from concurrent.futures import ThreadPoolExecutor
 
-        self._pool = ThreadPoolExecutor(threads)
-        self._most = 2 * threads
-        self._waiting: deque[Future[T]] = deque()
-        self._done: list[T] = []
+        self._function = function
+        self._pool = None if at_once else ThreadPoolExecutor(1)
+        self._waiting: deque[Future[R]] = deque()
+        self._results: list[R] = []
 
     def __enter__(self) -> Self:
-        """Nothing begins before something is handed over."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Wait."""
-        self._pool.shutdown(wait=True)
+        if self._pool is not None:
+            self._pool.shutdown()
 
-    def hand(self, work: Callable[[], T]) -> None:
-        """Have something done."""
-        self._waiting.append(self._pool.submit(work))
-        while self._waiting and (len(self._waiting) > self._most or self._waiting[0].done()):
-            self._done.append(self._waiting.popleft().result())
+    def give(self, argument: A) -> None:
+        """Have a call made, and wait for an earlier one where too many are on their way.
 
-    def results(self) -> list[T]:
-        """Everything that was made, in the order in which it was handed over."""
+        Raises:
+            Exception: what an earlier call raised.
+        """
+        if self._pool is None:
+            self._results.append(self._function(argument))
+            return
+        self._waiting.append(self._pool.submit(self._function, argument))
+        while len(self._waiting) > BEHIND or (self._waiting and self._waiting[0].done()):
+            self._results.append(self._waiting.popleft().result())
+
+    def results(self) -> list[R]:
+        """Wait for all calls; what they returned, in their order.
+
+        Raises:
+            Exception: what one of them raised.
+        """
         while self._waiting:
-            self._done.append(self._waiting.popleft().result())
-        return self._done
+            self._results.append(self._waiting.popleft().result())
+        return self._results

@@ -7,7 +7,6 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import java
@@ -26,6 +25,7 @@ from pipeline.trec import MAX_DOCS
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
     from contextlib import ExitStack
+    from pathlib import Path
 
     from pipeline.candidates import Candidates
     from pipeline.cluster import Crew
@@ -170,14 +170,14 @@ class Work:
                 yield from tasks
 
         # One after the other, across the borders of parts: topics come back in the same order.
-        with Behind[Path]() as saving, closing(ready):
+        with Behind(partial(_save, parts)) as saving, closing(ready):
             for result in self.lines(missing()):
                 group = at_work[0]
                 group.lines.append(result.lines)
                 group.facts.add(result.facts)
                 if len(group.lines) == group.topics:
-                    saving.hand(partial(_save, parts, at_work.popleft()))
-            return paths + saving.results()
+                    saving.give(at_work.popleft())
+            return [*paths, *saving.results()]
 
     def _ready(
         self, groups: Sequence[Sequence[str]], parts: Parts

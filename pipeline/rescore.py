@@ -206,13 +206,18 @@ class Done(NamedTuple):
     seconds: float  # spent on it; other topics may have come between
 
 
+def ahead_of(scorer: Scorer) -> int:
+    """Topics that a scorer is given before the scores of the first are asked for."""
+    return scorer.ahead if isinstance(scorer, Launching) else 0
+
+
 def rescored(tasks: Iterable[Task], scorer: Scorer, how: How) -> Iterator[Done]:
     """Score topics one after the other.
 
     A device is given the next topics before it is asked for the scores of the first, so that it
     need not wait for us to read, to print and to write.
     """
-    ahead = scorer.ahead if isinstance(scorer, Launching) else 0
+    ahead = ahead_of(scorer)
     waiting: deque[tuple[Task, Callable[[], Rescored], float, float]] = deque()
 
     def finished() -> Done:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
-from functools import partial
 
 import pytest
 
-from pipeline.ahead import DEPTH, Behind, ahead
+from pipeline.ahead import BEHIND, DEPTH, Behind, ahead
 
 
 def test_everything_comes_in_order_from_another_thread() -> None:
@@ -81,85 +79,49 @@ def test_one_ahead_where_one_is_asked_for() -> None:
         assert len(made) <= wanted + 2
 
 
-def test_what_is_handed_over_is_done_elsewhere_and_comes_back_in_order() -> None:
-    """However long each takes."""
+@pytest.mark.parametrize("at_once", [False, True])
+def test_calls_behind_come_back_in_order(at_once: bool) -> None:
+    """From one other thread, or from this one; no more than a few are on their way."""
+    begun: list[int] = []
+    here = threading.current_thread()
 
-    def work(number: int) -> int:
-        assert threading.current_thread() is not threading.main_thread()
-        time.sleep(0.02 if number % 2 else 0)
-        return number
+    def double(number: int) -> int:
+        assert (threading.current_thread() is here) == at_once
+        begun.append(number)
+        return 2 * number
 
-    with Behind[int]() as behind:
-        for number in range(20):
-            behind.hand(partial(work, number))
-        assert behind.results() == list(range(20))
-
-
-def test_little_waits() -> None:
-    """Who hands over faster than the work is done waits for it."""
-    go = threading.Event()
-    handed: list[int] = []
-
-    def hand_over() -> None:
-        with Behind[bool](1) as behind:
-            for number in range(6):
-                behind.hand(go.wait)
-                handed.append(number)
-
-    thread = threading.Thread(target=hand_over)
-    thread.start()
-    time.sleep(0.1)
-    assert handed == [0, 1]
-    go.set()
-    thread.join()
-    assert handed == list(range(6))
+    with Behind(double, at_once=at_once) as calls:
+        for number in range(50):
+            calls.give(number)
+            assert len(begun) >= number - BEHIND
+        assert calls.results() == [2 * number for number in range(50)]
+    assert begun == list(range(50))
 
 
-def test_what_fails_is_heard_with_what_is_handed_over_next() -> None:
-    """And not only at the end of everything."""
-
-    def broken() -> None:
-        raise ValueError("broken")
-
-    def hand_over() -> None:
-        with Behind[None](1) as behind:
-            for _ in range(9):
-                behind.hand(broken)
-            raise AssertionError("nothing was heard")
-
-    with pytest.raises(ValueError, match="broken"):
-        hand_over()
-
-
-def test_what_fails_last_is_heard_at_the_end() -> None:
-    """Asking for the results raises it."""
-
-    def broken() -> None:
-        time.sleep(0.05)
-        raise ValueError("broken")
-
-    def hand_over() -> None:
-        with Behind[None]() as behind:
-            behind.hand(broken)
-            behind.results()
-
-    with pytest.raises(ValueError, match="broken"):
-        hand_over()
-
-
-def test_a_block_that_fails_waits_for_what_it_handed_over() -> None:
-    """So that a finished part is kept, and nothing half-written left."""
+def test_a_call_that_fails_is_heard_of_and_others_are_finished() -> None:
+    """At the next call or at the end; what was begun is done whatever happens here."""
     done: list[int] = []
+    go = threading.Event()
 
-    def work() -> None:
-        time.sleep(0.05)
-        done.append(1)
+    def work(number: int) -> None:
+        go.wait(10)
+        if number == 1:
+            raise OSError("no space")
+        done.append(number)
+
+    with Behind(work) as calls:
+        for number in range(4):
+            calls.give(number)
+        go.set()
+        with pytest.raises(OSError, match="no space"):
+            calls.results()
+    assert done == [0, 2, 3]
 
     def interrupted() -> None:
-        with Behind[None]() as behind:
-            behind.hand(work)
-            raise KeyboardInterrupt
+        with Behind(work) as calls:
+            calls.give(7)
+            raise KeyError
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyError):
         interrupted()
-    assert done == [1]
+    assert done == [0, 2, 3, 7]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.passages import aggregate, windows
+from pipeline.passages import Aggregation, aggregate, windows
 
 
 def words(count: int) -> str:
@@ -109,3 +109,12 @@ def test_scores_must_fit_the_windows() -> None:
     """A count that does not add up is a mistake of the caller, not a score."""
     with pytest.raises(ValueError, match="6 scores for 5 windows"):
         aggregate(SCORES, [3, 2], "maxp")
+
+
+@pytest.mark.parametrize("how", ["none", "maxp", "firstp", "topk"])
+def test_one_window_each_keeps_every_bit(how: Aggregation) -> None:
+    """Subnormal and infinite scores included, and what is returned is not what was given."""
+    scores = np.array([1e-42, -0.0, np.inf, 3.3333333, -1e38], np.float32)
+    result = aggregate(scores, [1] * len(scores), how)
+    assert result.tobytes() == scores.tobytes()
+    assert result is not scores

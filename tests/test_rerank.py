@@ -151,6 +151,25 @@ def test_topics_are_given_to_a_device_before_scores_are_asked_of_it(
     assert chosen.output.read_bytes() == expected
     assert events == ["launch"] * 2 + ["launch", "finish"] * 4 + ["finish"] * 2
 
+    def failing(self: Overlap, query: str, passages: Sequence[str]) -> Callable[[], Scored]:
+        events.append("launch")
+        if events.count("launch") == 5:
+            raise MemoryError
+        return lambda: self.score(query, passages)
+
+    events.clear()
+    monkeypatch.setattr(Overlap, "launch", failing)
+    with pytest.raises(MemoryError):
+        rerank(replace(chosen, force=True))
+    monkeypatch.setattr(Overlap, "launch", launch)
+    chosen.output.unlink(missing_ok=True)
+
+    goes_on = rerank(chosen).details
+
+    assert chosen.output.read_bytes() == expected
+    assert goes_on["pairs_reused"] > 0
+    assert goes_on["pairs_reused"] + goes_on["pairs_scored"] == len(expected.splitlines())
+
 
 # ---------------------------------------------------------------- long documents
 

@@ -17,7 +17,6 @@ import statistics
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,9 +67,13 @@ def in_memory(topics: list[Topic], _: Path) -> None:
 def with_parts(topics: list[Topic], folder: Path) -> None:
     """Print, keep each topic as a part, read them again, check, join, sync."""
     parts = Parts(folder / "ours.run.parts")
-    with Behind[Path]() as saving:
+
+    def save(part: tuple[str, bytes]) -> Path:
+        return parts.save(*part)
+
+    with Behind(save) as saving:
         for topic in topics:
-            saving.hand(partial(parts.save, digest_json(topic[0]), printed(topic)))
+            saving.give((digest_json(topic[0]), printed(topic)))
         paths = saving.results()
     found = {qid: content for path in paths for qid, content in contents_of(path).items()}
     for qid, docids, _ in topics:

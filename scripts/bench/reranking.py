@@ -1,4 +1,4 @@
-"""How fast pairs are scored, beside sentence-transformers' CrossEncoder.predict and ONNX Runtime.
+"""How fast pairs are scored, beside CrossEncoder.predict, ONNX Runtime and OpenVINO.
 
 usage: [PIPELINE_COLLECTIONS=FOLDER] python scripts/bench/reranking.py [MODEL] [TOPICS] [PASSAGES]
                                                                        [REPEATS]
@@ -8,9 +8,9 @@ turn, and all repeats are shown. Pairs are topics of the MS MARCO pool with thei
 or without that collection topics of the demo with passages of the demo, drawn by a fixed seed.
 CrossEncoder is given all pairs in one call: at its defaults (the precision of the saved weights,
 batches of 32), in float32, and in bfloat16 with several batch sizes, the settings its documentation
-names for speed that need no other package. ONNX Runtime runs what `pipeline export --onnx --int8`
-writes, pairs sorted by length in batches of 32. Ours scores topic by topic, as `pipeline rerank`
-does, and has met no passage before.
+names for speed that need no other package. ONNX Runtime and OpenVINO (where it is installed) run
+what `pipeline export --onnx --int8` writes, pairs sorted by length in batches of 32. Ours scores
+topic by topic, as `pipeline rerank` does, and has met no passage before.
 
 At the end the roof: the operations that the pairs need, padding not counted, and the rate at which
 oneDNN multiplies matrices of the model's shapes in the same precision, measured in the same run.
@@ -73,13 +73,33 @@ class Contest:
         }
 
     def onnx(self, file: Path) -> Callable[[], Scores]:
-        """Make what ONNX Runtime scores all pairs with, sorted by length."""
+        """Make what ONNX Runtime scores all pairs with."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = cpus()
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         names = {given.name for given in session.get_inputs()}
+        return self._sorted(names, lambda given: session.run(None, given)[0])
+
+    def openvino(self, file: Path, precision: str) -> Callable[[], Scores]:
+        """Make what OpenVINO scores all pairs with, from the same graph.
+
+        Raises:
+            ImportError: it is not installed.
+        """
+        from openvino import Core
+
+        wishes = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": cpus()}
+        compiled = Core().compile_model(str(file), "CPU", wishes)
+        request = compiled.create_infer_request()
+        names = {given.any_name for given in compiled.inputs}
+        return self._sorted(names, lambda given: request.infer(given)[compiled.output(0)])
+
+    def _sorted(
+        self, names: set[str], score: Callable[[dict[str, NDArray[np.int64]]], Scores]
+    ) -> Callable[[], Scores]:
+        """Tokenise and score all pairs in batches of 32 of like length, longest first."""
         tokenizer = self._theirs["fp32"].tokenizer
         pairs = [(query, text) for query, texts in self.pairs.items() for text in texts]
 
@@ -93,7 +113,7 @@ class Contest:
                     padding=True, truncation=True, max_length=self.length, return_tensors="np",
                 )  # fmt: skip
                 given = {name: made[name].astype(np.int64) for name in names}
-                scores[some] = session.run(None, given)[0][:, 0]
+                scores[some] = score(given)[:, 0]
             return scores
 
         return run
@@ -201,6 +221,11 @@ def main() -> int:
             runs[f"{theirs}, bf16, {size}"] = lambda size=size: contest.theirs("bf16", size)
         for label, file in exported.items():
             runs[label] = contest.onnx(file)
+        for precision in ("f32", "bf16"):
+            try:
+                runs[f"OpenVINO, {precision}"] = contest.openvino(output / ONNX, precision)
+            except ImportError as error:
+                print(f"OpenVINO, {precision}: left out ({error})", file=sys.stderr)
         runs["ours, fp32"] = contest.ours("fp32")
         runs["ours, bf16"] = contest.ours("bf16")
         for label, run in runs.items():
