@@ -13,19 +13,28 @@ DEPTH = 2  # things made and not yet asked for
 BEHIND = 8  # calls on their way
 
 
-def ahead[T](items: Iterator[T]) -> Generator[T, None, None]:
-    """Yield the same, made by one other thread, at most two ahead; errors come in their place.
+def ahead[T](
+    items: Iterator[T], depth: int = DEPTH, leave: Callable[[], None] | None = None
+) -> Generator[T, None, None]:
+    """Yield the same, made by one other thread, at most `depth` ahead; errors come in their place.
 
     It pays where both sides let go of Python's lock, as reading and numpy do. Close it to stop.
+
+    Args:
+        leave: the last act of that thread.
     """
     from concurrent.futures import ThreadPoolExecutor
 
     end = object()
     with ThreadPoolExecutor(1) as pool:
-        coming = deque(pool.submit(next, items, end) for _ in range(DEPTH))
-        while (item := coming.popleft().result()) is not end:
-            coming.append(pool.submit(next, items, end))
-            yield item  # type: ignore[misc] # what is not the end is a T
+        try:
+            coming = deque(pool.submit(next, items, end) for _ in range(depth))
+            while (item := coming.popleft().result()) is not end:
+                coming.append(pool.submit(next, items, end))
+                yield item  # type: ignore[misc] # what is not the end is a T
+        finally:
+            if leave is not None:
+                pool.submit(leave)
 
 
 class Behind[A, R]:

@@ -106,6 +106,13 @@ class Candidates:
         scores = np.frombuffer(self._scratch.read(4 * place.documents), np.float32).tolist()
         return Ranking(qid, tuple(map(ScoredDoc, ids, scores)))
 
+    def docids(self, qid: str, depth: int) -> bytes:
+        """Candidates of one topic down to a depth, one docid a line."""
+        place = self._places[qid]
+        self._scratch.seek(place.start)
+        ids = self._scratch.read(place.length)
+        return ids if place.documents <= depth else b"\n".join(ids.split(b"\n", depth)[:depth])
+
     def groups(self, count: int) -> list[tuple[str, ...]]:
         """Cut the topics into at most `count` parts by their ids alone."""
         groups: dict[int, list[str]] = {}

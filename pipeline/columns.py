@@ -21,6 +21,7 @@ MAX_DIGITS = 15  # of a number whose quotient by a power of ten is correctly rou
 WIDEST_NUMBER = 20
 _MIX = 0x9E3779B97F4A7C15
 _STIR = 0xBF58476D1CE4E5B9
+_LOW = 0x7FFFFFFF  # all bits of a float32 but its sign
 
 
 def count(text: bytes, byte: bytes) -> int:
@@ -69,15 +70,65 @@ def word_hashes(words: Sequence[bytes]) -> NDArray[np.uint64]:
     return in_columns(b"\n".join([*words, b""]), 1, np.arange(len(words))).hashes(0)
 
 
-def repeated(hashes: NDArray[np.uint64]) -> bool:
-    """Whether one occurs twice; half of the bits tell nearly always, in half the time."""
+def repeated(hashes: NDArray[np.uint64], topic: NDArray[np.int64]) -> bool:
+    """Whether one occurs twice in a topic; half of the bits tell nearly always, in half the time.
+
+    Args:
+        hashes: of what differs with the topic.
+        topic: ordered numbers.
+    """
     import numpy as np
 
-    ordered = np.sort((hashes >> np.uint64(32)).astype(np.uint32))
-    if not bool((ordered[1:] == ordered[:-1]).any()):
+    ordered = np.sort(_rows((hashes >> np.uint64(32)).astype(np.uint32), topic))
+    if not bool((ordered[..., 1:] == ordered[..., :-1]).any()):
         return False
     whole = np.sort(hashes)
     return bool((whole[1:] == whole[:-1]).any())
+
+
+def distinct(ordered: NDArray[np.int64]) -> int:
+    """How many values there are among ordered ones."""
+    import numpy as np
+
+    return int(np.count_nonzero(ordered[1:] != ordered[:-1])) + bool(len(ordered))
+
+
+def heights(single: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The place of each value in the order of all float32; both zeros have place 0."""
+    import numpy as np
+
+    bits = single.view(np.int32).astype(np.int64)
+    return bits if not len(bits) or bits.min() >= 0 else np.where(bits < 0, -(bits & _LOW), bits)
+
+
+def best_first(topic: NDArray[np.int64], place: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Order lines by topic, the highest place first; equal lines stay as they are.
+
+    Args:
+        topic: numbers from 0.
+        place: of each line's score, as `heights` has it.
+    """
+    import numpy as np
+
+    bits = len(topic).bit_length()
+    key = topic * (1 << 33) - place
+    if (int(topic.max(initial=0)) + 1).bit_length() + 33 + bits > 63:
+        return np.argsort(key, kind="stable")
+    # Numbers are sorted faster than their places: they carry them along.
+    carried = np.sort(_rows((key << bits) + np.arange(len(topic)), topic))
+    return carried.ravel() & ((1 << bits) - 1)
+
+
+def _rows[T: np.generic](values: NDArray[T], topic: NDArray[np.int64]) -> NDArray[T]:
+    """A row for each topic where all have as many lines: short rows are sorted in half the time."""
+    import numpy as np
+
+    size = int(np.searchsorted(topic, topic[:1], "right")[0]) if len(topic) else 0
+    if not size or len(topic) % size:
+        return values
+    begins, ends = topic[::size], topic[size - 1 :: size]
+    even = bool((begins == ends).all()) and bool((begins[1:] > begins[:-1]).all())
+    return values.reshape(-1, size) if even else values
 
 
 @lru_cache(maxsize=4)
@@ -99,6 +150,7 @@ class Block:
         self, text: bytes, ends: NDArray[np.int64], numbers: NDArray[np.int64], start: int = 0
     ) -> None:
         self.text, self.ends, self.numbers, self.start = text, ends, numbers, start
+        self.changed: dict[int, NDArray[np.bool_]] = {}  # what `changes` found
 
     @cached_property
     def _padded(self) -> bytes:
@@ -180,11 +232,14 @@ class Block:
         """Where a word is not that of the line before; the first line always."""
         import numpy as np
 
+        if column in self.changed:
+            return self.changed[column]
         widths = self.widths(column)
         other = np.ones(len(self), bool)
         other[1:] = widths[1:] != widths[:-1]
         for word, _ in self.words(column):
             other[1:] |= word[1:] != word[:-1]
+        self.changed[column] = other
         return other
 
     def differs(self, column: int, expected: bytes) -> NDArray[np.bool_]:
@@ -282,6 +337,10 @@ class Block:
         other = copy(self)
         other.numbers, other.ends = self.numbers[begin:end], self.ends[:, begin:end]
         other.start = self._line_start(begin)
+        other.changed = {}
+        for column, changes in self.changed.items():
+            other.changed[column] = changes[begin:end].copy()
+            other.changed[column][:1] = True
         return other
 
     def bytes(self) -> bytes:

@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from pipeline.ahead import ahead
-from pipeline.columns import Block, in_columns, repeated, separators, word_hashes
+from pipeline.columns import (
+    Block,
+    best_first,
+    heights,
+    in_columns,
+    repeated,
+    separators,
+    word_hashes,
+)
 from pipeline.errors import PipelineError
 from pipeline.textfile import STREAM, UTF8_MARK, open_stream
 from pipeline.trec import FLOAT32_LIMIT
@@ -137,7 +145,7 @@ class Judgements:
         if not identical and bool((of_topic[topic] == of_document).any()):
             raise _OddError
         keys = _keys(of_topic, of_document, topic)
-        if repeated(keys):
+        if repeated(keys, topic):
             raise _OddError  # a document twice
         lines, grades = self._look_up(block, keys)
         at = topic[lines]
@@ -227,12 +235,9 @@ def _ranks(
     chosen = np.zeros(int(topic[-1]) + 1, bool)
     chosen[topic[wanted]] = True
     lines = np.flatnonzero(chosen[topic])
-    # Best score first within a topic: float32 values are numbered in their order.
-    bits = single[lines].view(np.int32).astype(np.int64)
-    place = np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)  # both zeros have place 0
-    key = topic[lines] * (1 << 33) - place
-    order = np.argsort(key)
-    key, lines = key[order], lines[order]
+    place = heights(single[lines])
+    order = best_first(topic[lines], place)
+    key, lines = (topic[lines] * (1 << 33) - place)[order], lines[order]
     changed = np.flatnonzero(np.diff(key, prepend=key[0] - 1))
     group = np.repeat(np.arange(len(changed)), np.diff(changed, append=len(key)))
     sizes = np.diff(changed, append=len(key))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
+from pipeline.columns import Block as Lines
+from pipeline.columns import in_columns, separators
 from pipeline.errors import InputError, storage_error
 from pipeline.report import SILENT, Reporter
 from pipeline.store import digest_bytes, digest_file, remove, write_bytes, write_json
@@ -16,7 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
+
 OPEN_FILES = 64
+COLUMNS, QID, DOCID = 6, 0, 2  # of run lines
 
 
 def bucket(qid: str, count: int) -> int:
@@ -98,21 +104,69 @@ class Block:
     length: int
 
 
+class Content(NamedTuple):
+    """One topic of a part."""
+
+    block: Block
+    documents: NDArray[np.uint64]  # its documents, as `docid_hashes` has them
+
+
 def topic_blocks(part: Path) -> dict[str, Block]:
-    """Find the topics of a part that holds run lines; the file is read line by line."""
-    blocks: dict[str, Block] = {}
-    qid, start, position = b"", 0, 0
-    with part.open("rb") as file:
-        for line in file:
-            this = line[: line.index(b" ")]
-            if this != qid:
-                if qid:
-                    blocks[qid.decode()] = Block(part, start, position - start)
-                qid, start = this, position
-            position += len(line)
-    if qid:
-        blocks[qid.decode()] = Block(part, start, position - start)
-    return blocks
+    """Find the topics of a part that holds run lines."""
+    return {qid: content.block for qid, content in contents(part).items()}
+
+
+def contents(part: Path) -> dict[str, Content]:
+    """Find the topics of a part that holds run lines, and their documents.
+
+    Raises:
+        StorageError: it went away meanwhile, or cannot be read.
+    """
+    import numpy as np
+
+    try:
+        data = part.read_bytes()
+    except OSError as error:
+        raise storage_error(part, error) from error
+    places = separators(data, COLUMNS)
+    if places is None:  # nothing, or an id with a control character
+        return _line_by_line(part, data)
+    lines = Lines(data, np.ascontiguousarray(places.T), np.arange(len(places)))
+    hashes = lines.hashes(DOCID)
+    begins = np.flatnonzero(lines.changes(QID))
+    starts = [*lines.starts(QID)[begins].tolist(), len(data)]
+    found = {}
+    for line, end, start, stop in zip(
+        begins.tolist(), [*begins[1:].tolist(), len(places)], starts, starts[1:], strict=False
+    ):
+        block = Block(part, start, stop - start)
+        found[lines.token(line, QID).decode()] = Content(block, np.sort(hashes[line:end]))
+    return found
+
+
+def _line_by_line(part: Path, data: bytes) -> dict[str, Content]:
+    blocks: dict[bytes, tuple[int, list[bytes]]] = {}
+    position = 0
+    for line in data.splitlines(keepends=True):
+        qid, _, docid, _ = line.split(b" ", 3)
+        blocks.setdefault(qid, (position, []))[1].append(docid)
+        position += len(line)
+    starts = [*(start for start, _ in blocks.values()), position]
+    return {
+        qid.decode(): Content(Block(part, start, stop - start), docid_hashes(b"\n".join(docids)))
+        for (qid, (start, docids)), stop in zip(blocks.items(), starts[1:], strict=True)
+    }
+
+
+def docid_hashes(docids: bytes) -> NDArray[np.uint64]:
+    """64 bits of each docid, ordered; equal documents have equal bits. One docid a line."""
+    import numpy as np
+
+    text = docids + b"\n"
+    if separators(text, 1) is not None:
+        return np.sort(in_columns(text, 1, np.arange(text.count(b"\n"))).hashes(0))
+    digests = (hashlib.sha256(docid).digest()[:8] for docid in docids.split(b"\n"))
+    return np.sort(np.frombuffer(b"".join(digests), np.uint64))
 
 
 def joined(blocks: Iterable[Block]) -> Iterator[bytes]:

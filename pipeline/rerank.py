@@ -8,7 +8,7 @@ their bytes: settings, model, numeric signature, and their own queries, candidat
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -255,8 +255,8 @@ def _places(settings: RerankSettings) -> dict[str, str]:
 
 def _to_stream(work: Work) -> Outcome:
     """Write whole topics to standard output, in the order of the run, as they are scored."""
-    with atomic_file(STREAM) as out:
-        for done in work.lines(map(work.task, work.candidates.qids)):
+    with atomic_file(STREAM) as out, closing(work.tasks()) as tasks:
+        for done in work.lines(tasks):
             out.write(done.lines)
             out.flush()
     return Outcome(STREAM, computed=True, counts=work.counts(), details=work.details())

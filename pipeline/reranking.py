@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from pipeline.ahead import Behind
+from pipeline import java
+from pipeline.ahead import Behind, ahead
 from pipeline.errors import PipelineError, shown
 from pipeline.executor import Item
 from pipeline.makers import Remote
-from pipeline.models.scorer import Foreseeing
+from pipeline.models.scorer import Foreseeing, Reading
 from pipeline.pace import Pace
-from pipeline.parts import Parts, joined, topic_blocks
-from pipeline.rescore import Facts, How, Rescored, Task, ahead_of, part_key, rescored
+from pipeline.parts import Parts, contents, docid_hashes
+from pipeline.rescore import Facts, How, Rescored, Task, part_key, rescored
 from pipeline.store import need_free
 from pipeline.tasks import Tasks, read_candidates
+from pipeline.trec import MAX_DOCS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
     from contextlib import ExitStack
     from pathlib import Path
 
@@ -120,6 +125,15 @@ class Work:
         """Read what is scored for one topic."""
         return self._tasks.of(self.candidates.ranking(qid), self._topics[qid])
 
+    def tasks(self) -> Generator[Task, None, None]:
+        """Read what is scored for all topics, in the order of the run, ahead of its use."""
+        return ahead((self.task(qid) for qid in self.candidates.qids), leave=self._leave)
+
+    @property
+    def _leave(self) -> Callable[[], None] | None:
+        """What a thread does last that looked texts up."""
+        return java.leave_thread if self._tasks.in_java else None
+
     def lines(self, topics: Iterable[Task]) -> Iterator[Rescored]:
         """Score topics, and yield what becomes of each, in their order."""
         for done in rescored(topics, self._scorer, self._how):
@@ -144,42 +158,47 @@ class Work:
         self._foresee(groups, parts)
         paths: list[Path] = []
         at_work: deque[_Group] = deque()
+        ready = ahead(self._ready(groups, parts), 1, self._leave)
 
         def missing() -> Iterator[Task]:
-            for group in groups:
-                tasks = [self.task(qid) for qid in group]
-                key = part_key(tasks, self._how, self._made_by())
-                found = self._finished(key, tasks, parts)
+            for tasks, key, found in ready:
                 if found is not None:
+                    self._count(key, tasks, parts)
                     paths.append(found)
                     continue
                 at_work.append(_Group(key, len(tasks)))
                 yield from tasks
 
-        def keep(group: _Group) -> Path:
-            if record := group.facts.record():
-                parts.keep_note(_facts_name(group.key), record)
-            return parts.save(group.key, b"".join(group.lines))
-
         # One after the other, across the borders of parts: topics come back in the same order.
-        # A device does not wait for the disk.
-        with Behind(keep, at_once=not ahead_of(self._scorer)) as writer:
+        with Behind(partial(_save, parts)) as saving, closing(ready):
             for result in self.lines(missing()):
                 group = at_work[0]
                 group.lines.append(result.lines)
                 group.facts.add(result.facts)
                 if len(group.lines) == group.topics:
-                    writer.give(at_work.popleft())
-            return [*paths, *writer.results()]
+                    saving.give(at_work.popleft())
+            return [*paths, *saving.results()]
 
-    def _finished(self, key: str, tasks: Sequence[Task], parts: Parts) -> Path | None:
-        """Find a part that was made before, and count it."""
-        found = parts.find(key)
-        if found is not None:
-            self._facts.add(Facts.read(parts.note(_facts_name(key))))
-            self._reused_pairs += sum(len(topic.scored) for topic in tasks)
-            self._advance()
-        return found
+    def _ready(
+        self, groups: Sequence[Sequence[str]], parts: Parts
+    ) -> Iterator[tuple[list[Task], str, Path | None]]:
+        """Read topic by topic what parts are made of, and find those that were made before."""
+        reader = self._scorer if isinstance(self._scorer, Reading) else None
+        for group in groups:
+            tasks = [self.task(qid) for qid in group]
+            key = part_key(tasks, self._how, self._made_by())
+            found = parts.find(key)
+            if found is None and reader is not None:
+                for topic in tasks:
+                    if topic.tokens is None:
+                        reader.read(topic.query, list(chain(*topic.windows(self._how))))
+            yield tasks, key, found
+
+    def _count(self, key: str, tasks: Sequence[Task], parts: Parts) -> None:
+        """Take note of a part that was made before."""
+        self._facts.add(Facts.read(parts.note(_facts_name(key))))
+        self._reused_pairs += sum(len(topic.scored) for topic in tasks)
+        self._advance()
 
     def _parts_of_crew(
         self, crew: Crew, groups: Sequence[Sequence[str]], parts: Parts
@@ -191,13 +210,14 @@ class Work:
             for group in groups:
                 tasks = [self.task(qid) for qid in group]
                 key = part_key(tasks, self._how, self._made_by())
-                found = self._finished(key, tasks, parts)
+                found = parts.find(key)
                 if found is None:
                     pairs = sum(len(topic.scored) for topic in tasks)
                     label = f"of topic {shown(group[0])}"
                     name = _facts_name(key)
                     yield Item(key, label, pairs, (name, tasks), name)
                 else:
+                    self._count(key, tasks, parts)
                     paths.append(found)
 
         for done in crew.make(missing()):
@@ -220,7 +240,7 @@ class Work:
             tasks = [self.task(qid) for qid in group]
             if parts.find(part_key(tasks, self._how, self._made_by())) is None:
                 for topic in tasks:
-                    self._scorer.foresee([one for some in topic.windows(self._how) for one in some])
+                    self._scorer.foresee(list(chain(*topic.windows(self._how))))
             self._reporter.advance(done, len(groups), "parts foreseen")
         self._scorer.settle()
 
@@ -246,13 +266,15 @@ class Work:
         Raises:
             PipelineError: a part does not hold what it should.
         """
-        found = {qid: block for part in parts for qid, block in topic_blocks(part).items()}
+        depth = MAX_DOCS if self._how.keep_tail else self._how.depth
+        found = {}
+        for part in parts:
+            for qid, content in contents(part).items():
+                docids = self.candidates.docids(qid, depth) if qid in self.candidates else b""
+                if content.documents.tobytes() == docid_hashes(docids).tobytes():
+                    found[qid] = content.block
         for qid in self.candidates.qids:
-            ranking = self.candidates.ranking(qid)
-            docs = ranking.docs if self._how.keep_tail else ranking.docs[: self._how.depth]
-            lines = b"".join(joined([found[qid]])) if qid in found else b""
-            docids = {line.split(b" ", 3)[2].decode() for line in lines.splitlines()}
-            if docids != {doc.docid for doc in docs}:
+            if qid not in found:
                 raise PipelineError(
                     f"topic {shown(qid)}: its part does not hold the documents it should",
                     "this is a mistake of the program; --force makes everything again",
@@ -309,6 +331,13 @@ class Work:
     def _milliseconds(self) -> float:
         """Time that 1,000 candidates took to be scored, in this execution."""
         return 1e6 * self._seconds / max(self._scored_pairs, 1)
+
+
+def _save(parts: Parts, group: _Group) -> Path:
+    """Keep a part, and before it what is worth knowing about it."""
+    if record := group.facts.record():
+        parts.keep_note(_facts_name(group.key), record)
+    return parts.save(group.key, b"".join(group.lines))
 
 
 def _facts_name(key: str) -> str:

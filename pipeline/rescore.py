@@ -11,7 +11,7 @@ from pipeline import passages
 from pipeline.errors import InputError, PipelineError, shown
 from pipeline.models.scorer import Launching
 from pipeline.store import digest_bytes, digest_json, digest_text
-from pipeline.trec import Ranking, ScoredDoc, run_lines
+from pipeline.trec import scored_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipeline.candidates import Texts
     from pipeline.models.scorer import Scored, Scorer
     from pipeline.tokens import PassageTokens, Tokens
+    from pipeline.trec import Ranking, ScoredDoc
 
 TAIL_STEP = 0.001  # between the scores of candidates that were not scored
 
@@ -251,11 +252,12 @@ def _printed(task: Task, result: Scored, windows: Sequence[int], how: How) -> Re
         first_stage = np.array([doc.score for doc in task.scored], np.float32)
         mixed = how.weight * standardised(scores) + (1 - how.weight) * standardised(first_stage)
         scores = mixed.astype(np.float32)
-    order = np.argsort(-scores, kind="stable").tolist()
-    docs = [ScoredDoc(task.scored[place].docid, float(scores[place])) for place in order]
-    low = docs[-1].score
-    docs += [ScoredDoc(doc.docid, low - TAIL_STEP * step) for step, doc in enumerate(task.tail, 1)]
-    lines = run_lines(Ranking(task.qid, tuple(docs)), how.tag)
+    order = np.argsort(-scores, kind="stable")
+    docids = [task.scored[place].docid for place in order.tolist()]
+    docids += [doc.docid for doc in task.tail]
+    below = float(scores[order[-1]]) - TAIL_STEP * np.arange(1, len(task.tail) + 1)
+    scores = np.concatenate([scores[order], below.astype(np.float32)])
+    lines = scored_lines(task.qid, docids, scores, how.tag)
     return Rescored(lines, _facts(task, result), result.tokens, result.padding)
 
 

@@ -74,6 +74,11 @@ class Tasks:
             self._where = shown_place(inputs.index)
             self._texts = stack.enter_context(lucene.Index(inputs.index))
 
+    @property
+    def in_java(self) -> bool:
+        """Whether texts are looked up in an index."""
+        return self._inputs.tokens is None and self._inputs.index is not None
+
     def check_head(self, topics: Topics) -> None:
         """Look at the first topic of the run before the whole of it is read.
 

@@ -9,14 +9,16 @@ so that no evaluator can see another order.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from pipeline.decimals import shortest
 from pipeline.errors import InputError, PipelineError, shown
 from pipeline.store import atomic_file
 from pipeline.textfile import lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -241,36 +243,55 @@ def run_lines(ranking: Ranking, tag: str) -> bytes:
     """
     import numpy as np
 
-    _check_ids(ranking)
     with np.errstate(over="ignore"):  # what overflows is infinite then, and refused below
         scores = np.array([doc.score for doc in ranking.docs], dtype=np.float32)
+    return scored_lines(ranking.qid, [doc.docid for doc in ranking.docs], scores, tag)
+
+
+def scored_lines(qid: str, docids: Sequence[str], scores: NDArray[np.float32], tag: str) -> bytes:
+    """Print one topic, as `run_lines` does, from columns: documents in rank order.
+
+    Raises:
+        PipelineError: as `run_lines` does.
+    """
+    import numpy as np
+
+    _check_ids(qid, docids)
     if not bool(np.isfinite(scores).all()):
         at = int(np.flatnonzero(~np.isfinite(scores))[0])
         raise PipelineError(
-            f"topic {shown(ranking.qid)}, document {shown(ranking.docs[at].docid)}: "
-            f"the score is {scores[at]}",
+            f"topic {shown(qid)}, document {shown(docids[at])}: the score is {scores[at]}",
             "the model or its precision is at fault: try --precision fp32",
         )
-    printed = decreasing(scores).astype(str).tolist()  # the shortest text that reads back the same
-    qid = ranking.qid
-    return "".join(
-        f"{qid} Q0 {doc.docid} {rank} {score} {tag}\n"
-        for rank, (doc, score) in enumerate(zip(ranking.docs, printed, strict=True), 1)
-    ).encode()
+    # Words between constant ones, joined at once: twice as fast as a line after the other.
+    words = [f" {tag}\n{qid} Q0 "] * (4 * len(docids) + 1)
+    words[1::4], words[2::4], words[3::4] = (
+        docids,
+        _ranks(len(docids)),
+        shortest(decreasing(scores)),
+    )
+    words[0], words[-1] = f"{qid} Q0 ", f" {tag}\n"
+    return "".join(words).encode() if docids else b""
 
 
-def _check_ids(ranking: Ranking) -> None:
-    ids = [ranking.qid, *(doc.docid for doc in ranking.docs)]
+@lru_cache(maxsize=4)
+def _ranks(count: int) -> tuple[str, ...]:
+    """The ranks from 1, each between blanks."""
+    return tuple(f" {rank} " for rank in range(1, count + 1))
+
+
+def _check_ids(qid: str, docids: Sequence[str]) -> None:
+    ids = [qid, *docids]
     if " ".join(ids).split() != ids:
         wrong = next(word for word in ids if word.split() != [word])
         raise PipelineError(
-            f"topic {shown(ranking.qid)}: the id {shown(wrong)} is not one word",
+            f"topic {shown(qid)}: the id {shown(wrong)} is not one word",
             "run files separate columns by white space: give it an id without any",
         )
-    if len(set(ids[1:])) != len(ids) - 1:
-        twice = next(word for word in ids[1:] if ids[1:].count(word) > 1)
+    if len(set(docids)) != len(docids):
+        twice = next(word for word in docids if docids.count(word) > 1)
         raise PipelineError(
-            f"topic {shown(ranking.qid)}: document {shown(twice)} is ranked twice",
+            f"topic {shown(qid)}: document {shown(twice)} is ranked twice",
             "keep one score for each document of a topic",
         )
 

@@ -49,6 +49,36 @@ def test_closing_it_ends_the_thread() -> None:
     assert threading.active_count() == before
 
 
+@pytest.mark.parametrize("taken", [2, 99])
+def test_the_last_act_of_the_thread(taken: int) -> None:
+    """Whether it came to the end or was stopped."""
+    acts: list[threading.Thread] = []
+
+    def numbers() -> Iterator[threading.Thread]:
+        for _ in range(9):
+            yield threading.current_thread()
+
+    source = ahead(numbers(), leave=lambda: acts.append(threading.current_thread()))
+    seen = [thread for thread, _ in zip(source, range(taken), strict=False)]
+    source.close()
+    assert acts == [seen[0]]
+    assert acts[0] is not threading.main_thread()
+
+
+def test_one_ahead_where_one_is_asked_for() -> None:
+    """Things may be large."""
+    made: list[int] = []
+
+    def number(of: int) -> int:
+        made.append(of)
+        return of
+
+    source = ahead(map(number, range(9)), 1)
+    for wanted in range(9):
+        assert next(source) == wanted
+        assert len(made) <= wanted + 2
+
+
 @pytest.mark.parametrize("at_once", [False, True])
 def test_calls_behind_come_back_in_order(at_once: bool) -> None:
     """From one other thread, or from this one; no more than a few are on their way."""

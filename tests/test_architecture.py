@@ -32,6 +32,7 @@ LAYERS = [
         "ahead",
         "machine",
         "columns",
+        "decimals",
         "telemetry",
         "notation",
         "passages",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from pipeline.ahead import ahead
 from pipeline.errors import InputError, PipelineError, shown_path
 from pipeline.lint.findings import KINDS, SHOWN, Findings, Report
 from pipeline.lint.judgements import GRADE, check_qrels, check_topics
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
     from typing import BinaryIO
+
+    from pipeline.columns import Block
+    from pipeline.lint.lines import Layout
 
 Format = Literal["trec", "msmarco", "qrels", "topics"]
 NAMES: dict[Format, str] = {
@@ -116,15 +121,13 @@ def _checked(
     kind, layout = (TrecCheck, TREC) if found == "trec" else (MarcoCheck, MarcoCheck.layout)
     with again() as stream:
         run = kind(findings, references)
-        for block in topic_blocks(stream, path, layout, findings):
-            run.feed(block)
+        _feed(run, topic_blocks, stream, path, layout, findings)
     if run.scattered:
         # What was said about topics was said about pieces of them: say it again of the whole.
         first, findings = findings, Findings(shown)
         with again() as stream:
             run = kind(findings, references)
-            for block in collected_topics(stream, path, layout, findings):
-                run.feed(block)
+            _feed(run, collected_topics, stream, path, layout, findings)
         findings.found["scattered"] = first.found["scattered"]
         findings.counts["scattered"] = first.counts["scattered"]
     if run.lines:
@@ -133,6 +136,49 @@ def _checked(
         # Nothing but empty lines and comments: mended, it would be no run at all.
         findings.add("empty", None, "the run is empty")
     return Report(str(path), NAMES[found], findings, run.facts())
+
+
+class _Notes(Findings):
+    """Findings of the thread that reads, held until their block is looked at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[tuple[Any, ...]] = []
+
+    def add(
+        self, kind: str, line: int | None, message: str | Callable[[], str], count: int = 1
+    ) -> None:
+        """Hold a finding."""
+        self.held.append((kind, line, message, count))
+
+    def taken(self) -> list[tuple[Any, ...]]:
+        """What was held, which is forgotten here."""
+        held, self.held = self.held, []
+        return held
+
+
+def _feed(
+    run: TrecCheck | MarcoCheck,
+    blocks: Callable[[BinaryIO, Path | str, Layout, Findings], Iterator[Block]],
+    stream: BinaryIO,
+    path: Path | str,
+    layout: Layout,
+    findings: Findings,
+) -> None:
+    """Look at one block while a thread makes the next; findings come as if there was none."""
+    notes = _Notes()
+
+    def noted() -> Iterator[tuple[Block | None, list[tuple[Any, ...]]]]:
+        for block in blocks(stream, path, layout, notes):
+            yield block, notes.taken()
+        yield None, notes.taken()
+
+    with closing(ahead(noted(), 1)) as coming:
+        for block, held in coming:
+            for note in held:
+                findings.add(*note)
+            if block is not None:
+                run.feed(block)
 
 
 def told(again: Callable[[], AbstractContextManager[BinaryIO]]) -> Format:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipeline.columns import best_first, distinct, heights
 from pipeline.errors import shown
 from pipeline.trec import FLOAT32_LIMIT
 
@@ -60,16 +61,15 @@ def _order(
     """By topic, best score first, lowest rank first; lines that are alike stay as they are."""
     import numpy as np
 
-    bits = single.view(np.int32).astype(np.int64)
-    place = np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)  # float32 values in their order
+    place = heights(single)
     key = topic * (1 << 33) - place
     rising = key[1:] > key[:-1]
     if bool((rising | ((key[1:] == key[:-1]) & (ranks[1:] >= ranks[:-1]))).all()):
         return np.arange(len(key))  # as most runs are written
-    order = np.argsort(key)
-    ordered = key[order]
+    order = best_first(topic, place)
+    ordered, ranks_so = key[order], ranks[order]
     equal = ordered[1:] == ordered[:-1]
-    if bool(equal.any()):
+    if bool((equal & (ranks_so[1:] < ranks_so[:-1])).any()):
         tied = np.append(equal, False) | np.append(False, equal)
         some = order[tied]
         order[tied] = some[np.lexsort((some, ranks[some], key[some]))]
@@ -79,23 +79,22 @@ def _order(
 class Ranked:
     """Some topics of a block: their lines as they stand, and by score (then by rank).
 
-    `topic[i]` numbers the topic of line `i` from 0; only those in `chosen` are looked at, and of
-    these only those whose scores are all finite.
+    `topic[i]` numbers the topic of line `i` from 0; only those `chosen` are looked at, and of these
+    only those whose scores are all finite.
     """
 
     def __init__(
         self,
         block: Block,
         topic: NDArray[np.int64],
-        chosen: NDArray[np.int64],
+        chosen: NDArray[np.bool_],
         scores: NDArray[np.float64],
         single: NDArray[np.float32],
         ranks: NDArray[np.int64],
     ) -> None:
         import numpy as np
 
-        wanted = np.zeros(int(topic[-1]) + 1, bool)
-        wanted[chosen] = True
+        wanted = chosen.copy()
         wanted[topic[~(np.abs(scores) < FLOAT32_LIMIT)]] = False
         lines = np.flatnonzero(wanted[topic])
         self._block = block
@@ -110,8 +109,16 @@ class Ranked:
         sizes = np.diff(begins, append=len(lines))
         self._position = np.arange(len(lines)) - np.repeat(begins, sizes)  # from 0
         self._same = ~first[1:]  # as the one before
-        negative = np.unique(self._topic[self._ranks < 0])
-        self._numbered = ~np.isin(self._topic, negative)
+        self._numbered = ~self._of_topics(self._topic[self._ranks < 0])
+
+    def _of_topics(self, some: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which lines are of these topics, in the order of topics."""
+        import numpy as np
+
+        chosen = np.zeros(int(self._topic[-1]) + 1 if len(self._topic) else 0, bool)
+        chosen[some] = True
+        found: NDArray[np.bool_] = chosen[self._topic]
+        return found
 
     def _first_of_each(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """Of places in the order of topics, the first one of each topic."""
@@ -151,7 +158,7 @@ class Ranked:
         falling = (self._ranks[1:] < self._ranks[:-1]) & self._same & self._numbered[1:]
         wrong = self._first_of_each(np.flatnonzero(falling) + 1)
         self._say(findings, "rank-order", wrong, self._ranked[wrong], self._misrank)
-        others = self._numbered & ~np.isin(self._topic, self._topic[wrong])
+        others = self._numbered & ~self._of_topics(self._topic[wrong])
         gaps = np.flatnonzero((self._ranks != self._position + 1) & others)
         gaps = self._first_of_each(gaps)
         self._say(findings, "ranks", gaps, self._ranked[gaps], self._gap)
@@ -187,18 +194,18 @@ class Ranked:
         group = np.cumsum(np.diff(equal, prepend=equal[0]) > 1)
         begins = equal[np.diff(group, prepend=-1) > 0]
         ends = equal[np.diff(group, append=group[-1] + 1) > 0] + 2
-        differ = self._scores[equal] != self._scores[equal + 1]
-        collapsed, plain = np.unique(group[differ]), np.unique(group[~differ])
-        for kind, some in (("float32", collapsed), ("ties", np.setdiff1d(plain, collapsed))):
-            if len(some):
+        collapsed = np.zeros(len(begins), bool)
+        collapsed[group[self._scores[equal] != self._scores[equal + 1]]] = True
+        for kind, some in (("float32", collapsed), ("ties", ~collapsed)):
+            if bool(some.any()):
                 self._say_ties(findings, kind, begins[some], ends[some])
         ranks, topics = self._position[begins], self._topic[begins]
         stops = ranks + (ends - begins)
-        ties.topics += len(np.unique(topics))
+        ties.topics += distinct(topics)
         for cutoff in CUTOFFS:
             within = ranks < cutoff
-            ties.reaching[cutoff] += len(np.unique(topics[within]))
-            ties.crossing[cutoff] += len(np.unique(topics[within & (stops > cutoff)]))
+            ties.reaching[cutoff] += distinct(topics[within])
+            ties.crossing[cutoff] += distinct(topics[within & (stops > cutoff)])
         if qrels is not None:
             self._note_decisions(ties, begins.tolist(), ends.tolist(), qrels)
 
@@ -207,18 +214,18 @@ class Ranked:
     ) -> None:
         import numpy as np
 
-        sizes = dict(zip(begins.tolist(), (ends - begins).tolist(), strict=True))
         counts = np.bincount(self._topic[begins])
 
         def message(begin: int) -> str:
+            size = int(ends[np.searchsorted(begins, begin)]) - begin
             first, second = (int(self._ranked[begin + i]) for i in (0, 1))
             others = int(counts[self._topic[begin]]) - 1
             return (
-                f"{sizes[begin]:,} documents of topic {self._word(first, QID)} from rank "
+                f"{size:,} documents of topic {self._word(first, QID)} from rank "
                 f"{self._position[begin] + 1} on have one "
                 f"score{' in float32' if kind == 'float32' else ''}, {self._word(second, SCORE)} "
                 f"({self._word(first, DOCID)}, {self._word(second, DOCID)}"
-                f"{', ...' if sizes[begin] > 2 else ''})"
+                f"{', ...' if size > 2 else ''})"
                 + (f", and {others:,} more such" if others else "")
             )
 

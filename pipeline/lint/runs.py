@@ -120,7 +120,9 @@ class RunCheck:
         import numpy as np
 
         found = block.hashes(self.docid)
-        for trap in self._traps:
+        # All traps are short, and in most runs no id is.
+        short = bool((block.widths(self.docid) <= max(map(len, TRAPS))).any())
+        for trap in self._traps if short else ():
             lines = np.flatnonzero(found == trap)
             if len(lines):
                 self._each(
@@ -142,7 +144,7 @@ class RunCheck:
             )
         with np.errstate(over="ignore"):
             key = found ^ (topic.astype(np.uint64) * np.uint64(_MIX))
-        if not repeated(key):
+        if not repeated(key, topic):
             return np.zeros(0, np.int64)
         values, counts = np.unique(key, return_counts=True)
         return np.unique(topic[np.isin(key, values[counts > 1])])
@@ -239,8 +241,9 @@ class TrecCheck(RunCheck):
             duplicates(block.part(begin, end), self.findings)
         falling = np.ones(len(block), bool)
         falling[1:] = (single[1:] < single[:-1]) | (topic[1:] != topic[:-1])
-        odd = np.unique(topic[~falling | (ranks != position)])
-        if len(odd):
+        odd = np.zeros(int(topic[-1]) + 1, bool)
+        odd[topic[~falling | (ranks != position)]] = True
+        if bool(odd.any()):
             ranked = Ranked(block, topic, odd, scores, single, ranks)
             ranked.order(self.findings)
             ranked.ties(self.findings, self.ties, self.references.qrels)

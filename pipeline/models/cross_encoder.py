@@ -123,6 +123,17 @@ class CrossEncoder:
         """Topics that are worth launching before the scores of the first are asked for."""
         return AHEAD if self._forward.is_flat else 0
 
+    def read(self, query: str, passages: Sequence[str]) -> None:
+        """Tokenise what will be scored soon, which is then at hand."""
+        self._tokens(query, passages)
+
+    def _tokens(
+        self, query: str, passages: Sequence[str]
+    ) -> tuple[NDArray[np.int32], list[NDArray[np.int32]]]:
+        (of_query,) = self._tokenizer.tokens([query], self._query_limit)
+        # One limit for all queries, so that a passage is tokenised once for all of them.
+        return of_query, self._tokenizer.tokens(passages, self._limit - self._template.size)
+
     def score(self, query: str, passages: Sequence[str] | Tokens) -> Scored:
         """Score the passages of one topic; batches depend on nothing but this call's texts."""
         return self.launch(query, passages)()
@@ -140,7 +151,7 @@ class CrossEncoder:
         return self._flat(self._pairs(query, passages))
 
     def _pairs(self, query: str, passages: Sequence[str] | Tokens) -> _Pairs:
-        (tokens,) = self._tokenizer.tokens([query], self._query_limit)
+        tokens, of_texts = self._tokens(query, () if isinstance(passages, Tokens) else passages)
         cut = len(tokens) > self._query_limit
         tokens = tokens[: self._query_limit]
         around = self._template.size + len(tokens)
@@ -148,9 +159,7 @@ class CrossEncoder:
             ends = np.cumsum(passages.lengths)
             given = Joined(passages.ids, ends - passages.lengths, passages.lengths)
         else:
-            # One limit for all queries, so that a passage is tokenised once for all of them.
-            most = self._limit - self._template.size
-            given = joined(self._tokenizer.tokens(passages, most))
+            given = joined(of_texts)
         room = self._limit - around
         lengths = np.minimum(given.lengths, room)
         return _Pairs(

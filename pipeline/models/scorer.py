@@ -91,3 +91,11 @@ class Foreseeing(Scorer, Protocol):
 
     def settle(self) -> None:
         """Finish with the passages that were foreseen."""
+
+
+@runtime_checkable
+class Reading(Scorer, Protocol):
+    """A model that can read texts while it scores others."""
+
+    def read(self, query: str, passages: Sequence[str]) -> None:
+        """Tokenise what will be scored soon; may be called beside `score`, by one thread."""

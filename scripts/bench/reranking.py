@@ -8,9 +8,9 @@ turn, and all repeats are shown. Pairs are topics of the MS MARCO pool with thei
 or without that collection topics of the demo with passages of the demo, drawn by a fixed seed.
 CrossEncoder is given all pairs in one call: at its defaults (the precision of the saved weights,
 batches of 32), in float32, and in bfloat16 with several batch sizes, the settings its documentation
-names for speed that need no other package. ONNX Runtime and OpenVINO (where it is installed) run what
-`pipeline export --onnx --int8` writes, pairs sorted by length in batches of 32. Ours scores topic by topic, as `pipeline rerank`
-does, and has met no passage before.
+names for speed that need no other package. ONNX Runtime and OpenVINO (where it is installed) run
+what `pipeline export --onnx --int8` writes, pairs sorted by length in batches of 32. Ours scores
+topic by topic, as `pipeline rerank` does, and has met no passage before.
 
 At the end the roof: the operations that the pairs need, padding not counted, and the rate at which
 oneDNN multiplies matrices of the model's shapes in the same precision, measured in the same run.

@@ -1,0 +1,154 @@
+"""How many lines a second become parts and are joined into a run, beside plain writers.
+
+usage: python scripts/bench/parts.py [TOPICS] [REPEATS] [DOCUMENTS A TOPIC]
+
+Ours is what `pipeline rerank` does behind the model: scores are ordered and printed, each topic is
+a part that is synced to the disk while the next is printed, parts are read again, checked and
+joined into a run, which is synced. `in memory` prints and joins without files, which shows what the
+disk takes. The rivals write one file, once, unsynced, and check nothing: a loop of f-strings with
+six decimals, as Pyserini's own writer of runs does, and pandas' `to_csv`. As a measure of speed
+pytrec_eval parses and evaluates the run, in this process too. Each takes its turn; shown are lines
+a second of every turn, on the clock and of the processors (which wait for no disk), and ratios to
+pytrec_eval: median, least, most.
+"""
+
+import random
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pytrec_eval
+
+from pipeline.ahead import Behind
+from pipeline.parts import Parts, docid_hashes, joined
+from pipeline.parts import contents as contents_of
+from pipeline.store import atomic_file, digest_json
+from pipeline.trec import scored_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+SEED = 7
+Topic = tuple[str, list[str], "NDArray[np.float32]"]
+
+
+def drawn(topics: int, documents: int) -> list[Topic]:
+    """Topics with documents of MS MARCO in some order, and scores like logits."""
+    draw, generator = random.Random(SEED), np.random.default_rng(SEED)
+    return [
+        (
+            str(1_000_000 + number),
+            [str(docid) for docid in draw.sample(range(8_841_823), documents)],
+            generator.normal(0, 4, documents).astype(np.float32),
+        )
+        for number in range(topics)
+    ]
+
+
+def printed(topic: Topic) -> bytes:
+    """The lines of one topic, as the stage makes them from scores."""
+    qid, docids, scores = topic
+    order = np.argsort(-scores, kind="stable")
+    return scored_lines(qid, [docids[place] for place in order.tolist()], scores[order], "bench")
+
+
+def in_memory(topics: list[Topic], _: Path) -> None:
+    """Print everything."""
+    b"".join(map(printed, topics))
+
+
+def with_parts(topics: list[Topic], folder: Path) -> None:
+    """Print, keep each topic as a part, read them again, check, join, sync."""
+    parts = Parts(folder / "ours.run.parts")
+
+    def save(part: tuple[str, bytes]) -> Path:
+        return parts.save(*part)
+
+    with Behind(save) as saving:
+        for topic in topics:
+            saving.give((digest_json(topic[0]), printed(topic)))
+        paths = saving.results()
+    found = {qid: content for path in paths for qid, content in contents_of(path).items()}
+    for qid, docids, _ in topics:
+        wanted = docid_hashes("\n".join(docids).encode())
+        if found[qid].documents.tobytes() != wanted.tobytes():
+            sys.exit(f"topic {qid}: other documents")
+    with atomic_file(folder / "ours.run") as out:
+        for lines in joined(found[qid].block for qid, _, _ in topics):
+            out.write(lines)
+    parts.clear()
+
+
+def loop(topics: list[Topic], folder: Path) -> None:
+    """Write a line after the other."""
+    with (folder / "loop.run").open("w") as out:
+        for qid, docids, scores in topics:
+            order = np.argsort(-scores, kind="stable")
+            for rank, place in enumerate(order.tolist(), 1):
+                out.write(f"{qid} Q0 {docids[place]} {rank} {scores[place]:.6f} bench\n")
+
+
+def frames(topics: list[Topic], folder: Path) -> None:
+    """Write a table for each topic."""
+    with (folder / "pandas.run").open("w") as out:
+        for qid, docids, scores in topics:
+            order = np.argsort(-scores, kind="stable")
+            table = pd.DataFrame(
+                {
+                    "qid": qid, "q0": "Q0", "docid": [docids[place] for place in order.tolist()],
+                    "rank": np.arange(1, len(docids) + 1), "score": scores[order], "tag": "bench",
+                }
+            )  # fmt: skip
+            table.to_csv(out, sep=" ", header=False, index=False)
+
+
+def evaluation(topics: list[Topic], folder: Path) -> None:
+    """Parse and evaluate, one judgement a topic."""
+    with (folder / "ours.run").open() as file:
+        run = pytrec_eval.parse_run(file)
+    qrels = {qid: {docids[0]: 1} for qid, docids, _ in topics}
+    names = {"ndcg_cut.10", "recip_rank", "map", "recall.1000"}
+    pytrec_eval.RelevanceEvaluator(qrels, names).evaluate(run)
+
+
+def main() -> None:
+    """Measure in turns, print."""
+    given = [*map(int, sys.argv[1:])]
+    count, repeats, documents = [*given, *(1000, 3, 1000)[len(given) :]]
+    topics = drawn(count, documents)
+    lines = count * documents
+    turns: dict[str, Callable[[list[Topic], Path], None]] = {
+        "parts, synced and joined": with_parts,
+        "the same in memory": in_memory,
+        "loop of f-strings": loop,
+        "pandas to_csv": frames,
+        "pytrec_eval, parse and evaluate": evaluation,
+    }
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in turns}
+    with tempfile.TemporaryDirectory(prefix="bench-parts-", dir=".") as name:
+        for _ in range(repeats):
+            for label, turn in turns.items():
+                clock, used = time.perf_counter(), time.process_time()
+                turn(topics, Path(name))
+                taken[label].append((time.perf_counter() - clock, time.process_time() - used))
+    print(f"{count:,} topics of {documents:,} documents, million lines a second")
+    for place, kind in enumerate(("clock", "processors")):
+        rival = [times[place] for times in taken["pytrec_eval, parse and evaluate"]]
+        for label, both in taken.items():
+            times = [one[place] for one in both]
+            each = " ".join(f"{lines / seconds / 1e6:.2f}" for seconds in times)
+            ratios = [other / mine for other, mine in zip(rival, times, strict=True)]
+            spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+            middle = statistics.median(ratios)
+            print(f"{kind:10} {label:32} {each}, {middle:.2f} ({spread}) times pytrec_eval's rate")
+
+
+if __name__ == "__main__":
+    main()
