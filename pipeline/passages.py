@@ -74,6 +74,8 @@ def aggregate(
 
     if sum(counts) != len(scores) or min(counts, default=1) < 1:
         raise ValueError(f"{len(scores)} scores for {sum(counts)} windows")
+    if how == "none":  # a score for each document
+        return scores.astype(np.float32)
     result = np.empty(len(counts), np.float32)
     start = 0
     for place, count in enumerate(counts):

@@ -32,6 +32,7 @@ LAYERS = [
         "ahead",
         "machine",
         "columns",
+        "rows",
         "telemetry",
         "notation",
         "passages",
