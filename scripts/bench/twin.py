@@ -225,7 +225,7 @@ def main() -> int:
             show(times)
             del contest
     print(f"largest difference of scores: {wrong:.1e}")
-    return int(wrong > 1e-5)
+    return int(wrong > 1e-4)  # cos_sim makes up for the rounding of lengths to float16
 
 
 def show(times: Times) -> None:
