@@ -38,6 +38,14 @@ class Texts(Protocol):
         """Texts in the order asked for; None for a document that is not there."""
 
 
+class Nothing:
+    """No texts at all, where none is needed."""
+
+    def texts(self, docids: Iterable[str]) -> list[str | None]:
+        """None for each."""
+        return [None for _ in docids]
+
+
 class _Place(NamedTuple):
     start: int
     length: int  # of the docids, in bytes; a float32 for each document follows

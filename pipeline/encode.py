@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.cluster import Crew
     from pipeline.models.towers import Towers
 
-VERSION = 1
+VERSION = 2
 PART = 4096  # passages
 Dtype = Literal["fp16", "int8", "fp32"]
 
@@ -110,6 +110,11 @@ def encode(settings: EncodeSettings, reporter: Reporter = SILENT) -> Outcome:
             "limits": facts["limits"],
             "dtype": settings.dtype,
             "size": facts["size"],
+            "texts": next(
+                job.recipe.inputs[name]
+                for name in ("index", "collection")
+                if name in job.recipe.inputs
+            ),
         }
         counts: dict[str, Any] = {"passages": work.done, "empty": work.empty, "cut": work.cut}
         counts["size"] = facts["size"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import PipelineError
 from pipeline.executor import Made
 from pipeline.models.reranker import load_scorer, load_towers
+from pipeline.models.scorer import Foreseeing
 from pipeline.rescore import Facts, How, Task, rescored
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ class RerankMaker:
         if self._scorer is None:
             raise AssertionError("asked for a part before the model was loaded")
         facts, lines = Facts(), []
+        if isinstance(self._scorer, Foreseeing):
+            self._scorer.foresee_queries([task.query for task in tasks])
         for done in rescored(tasks, self._scorer, self.how):
             facts.add(done.result.facts)
             lines.append(done.result.lines)

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pipeline.cluster import Crew
     from pipeline.models.scorer import Scorer
     from pipeline.tokens import PassageTokens
+    from pipeline.vectors import PassageVectors
 
 MOST = 1 << 31
 
@@ -152,6 +153,7 @@ def rerank(settings: RerankSettings, reporter: Reporter = SILENT) -> Outcome:
         model_digest(settings.model),
         settings.shard,
         partial(_tokens, settings) if settings.tokens is not None else None,
+        partial(_vectors, settings) if settings.vectors is not None else None,
     )
 
     wishes = Wishes(settings.device, settings.precision, settings.threads, settings.token_budget)
@@ -222,6 +224,20 @@ def _crew(
         unit="pairs",
         reporter=reporter,
     )
+
+
+def _vectors(settings: RerankSettings) -> PassageVectors | None:
+    """Open vectors, if they were made of the very index or collection given, text by text."""
+    from pipeline.vectors import PassageVectors
+
+    if settings.vectors is None or settings.aggregation != "none":
+        return None
+    found = PassageVectors(settings.vectors)
+    if settings.index is not None:
+        texts = lucene.index_digest(settings.index)
+    else:
+        texts = collection.digest(str(settings.collection))
+    return found if found.texts == texts else None
 
 
 def _tokens(settings: RerankSettings) -> PassageTokens:

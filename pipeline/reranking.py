@@ -92,9 +92,15 @@ class Work:
         self._tasks.look_up(self.candidates, self._scorer)
         self._check_disk()
         self._sign(begun)
+        known = self._tasks.known
+        if known is not None and self._signature.get("vectors") != known.content:
+            raise PipelineError(
+                f"{known.folder}: the model was given other vectors than lie here",
+                "let nobody change them meanwhile, and give all nodes the same files",
+            )
         self._facts = Facts()
         self._executor: Mapping[str, Any] = {}  # what workers did, where there were any
-        self._scored_pairs = self._reused_pairs = 0
+        self._scored_pairs = self._reused_pairs = self._scored_topics = 0
         self._seconds = 0.0
         self._all_pairs = sum(self._pairs(qid) for qid in self.candidates.qids)
 
@@ -143,6 +149,7 @@ class Work:
             self._seconds += done.seconds
             self._facts.add(done.result.facts)
             self._scored_pairs += pairs
+            self._scored_topics += 1
             self._advance()
             for qid, budget in done.result.facts.lowered_budgets.items():
                 self._reporter.notice(
@@ -235,6 +242,9 @@ class Work:
         """Let a two-tower model encode each passage once, however many topics it belongs to."""
         if not isinstance(self._scorer, Foreseeing):
             return
+        self._scorer.foresee_queries([self._topics[qid] for group in groups for qid in group])
+        if self._tasks.known is not None:
+            return
         self._scorer.keep_vectors(Parts(parts.folder / "vectors", self._reporter))
         for done, group in enumerate(groups):
             tasks = [self.task(qid) for qid in group]
@@ -298,10 +308,10 @@ class Work:
         for text in self._facts.notices():
             self._reporter.notice(text)
         facts, candidates = self._facts, self.candidates
-        if isinstance(self._scorer, Foreseeing) and self._scored_pairs:
+        if times := self._times():
             self._reporter.notice(
-                f"{self._milliseconds():.1f} ms for each 1,000 candidates: queries encoded, and "
-                "crossed with vectors of passages"
+                f"{times['ms_per_query']:.1f} ms to encode a query; {times['ms_crossing']:.2f} ms "
+                "to look up and cross vectors of 1,000 candidates"
             )
         return {
             "topics": len(candidates.qids),
@@ -322,6 +332,7 @@ class Work:
             "pairs_scored": self._scored_pairs,
             "pairs_reused": self._reused_pairs,
             "ms_per_1000": round(self._milliseconds(), 3),
+            **self._times(),
             "weight": self._how.weight,
             "limits": dict(self._scorer.limits),
             "signature": self._signature,
@@ -331,6 +342,16 @@ class Work:
     def _milliseconds(self) -> float:
         """Time that 1,000 candidates took to be scored, in this execution."""
         return 1e6 * self._seconds / max(self._scored_pairs, 1)
+
+    def _times(self) -> dict[str, float]:
+        """What two towers took in this process: to encode a query, to cross 1,000 vectors."""
+        if not isinstance(self._scorer, Foreseeing) or not self._scored_pairs:
+            return {}
+        spent = self._scorer.spent
+        return {
+            "ms_per_query": round(1e3 * spent["queries"] / self._scored_topics, 3),
+            "ms_crossing": round(1e6 * spent["crossing"] / self._scored_pairs, 3),
+        }
 
 
 def _save(parts: Parts, group: _Group) -> Path:

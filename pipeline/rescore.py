@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from pipeline import passages
 from pipeline.errors import InputError, PipelineError, shown
-from pipeline.models.scorer import Launching
+from pipeline.models.scorer import Foreseeing, Launching
 from pipeline.store import digest_bytes, digest_json, digest_text
 from pipeline.trec import scored_lines
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.models.scorer import Scored, Scorer
     from pipeline.tokens import PassageTokens, Tokens
     from pipeline.trec import Ranking, ScoredDoc
+    from pipeline.vectors import PassageVectors
 
 TAIL_STEP = 0.001  # between the scores of candidates that were not scored
 
@@ -52,6 +53,7 @@ class Task(NamedTuple):
     tail: tuple[ScoredDoc, ...]
     texts: tuple[str, ...]  # of `scored`,
     tokens: Tokens | None = None  # or what stands for them
+    rows: NDArray[np.int64] | None = None  # in vectors that were given, and then no text; -1: text
 
     def windows(self, how: How) -> list[list[str]]:
         """Cut each text into what is scored of it."""
@@ -64,15 +66,24 @@ class Task(NamedTuple):
         """Everything of this topic that determines its lines, texts by their digest."""
         first_stage = [doc.score for doc in self.scored] if how.weight < 1 else None
         ids = [[doc.docid for doc in docs] for docs in (self.scored, self.tail)]
-        keys = self.tokens.keys if self.tokens else b"".join(map(digest_text, self.texts))
-        return [self.qid, self.query, *ids, first_stage, digest_bytes(keys)]
+        keys = self.tokens.keys if self.tokens else b"".join(map(digest_text, self._read))
+        # The numeric signature has the digest of the vectors: docids say which.
+        by_docid = [] if self.rows is None else ["vectors by docid"]
+        return [self.qid, self.query, *ids, first_stage, digest_bytes(keys), *by_docid]
+
+    @property
+    def _read(self) -> Sequence[str]:
+        """Texts of documents whose vector is not known."""
+        if self.rows is None:
+            return self.texts
+        return [self.texts[place] for place in (self.rows < 0).nonzero()[0].tolist()]
 
     @property
     def empty(self) -> int:
         """Number of passages without anything in them."""
         if self.tokens is not None:
             return int((self.tokens.lengths == 0).sum())
-        return sum(not text.strip() for text in self.texts)
+        return sum(not text.strip() for text in self._read)
 
 
 class Rescored(NamedTuple):
@@ -124,23 +135,38 @@ class Facts:
 
 
 def task(
-    ranking: Ranking, query: str, how: How, texts: Texts, run: Path | str, where: object
+    ranking: Ranking,
+    query: str,
+    how: How,
+    texts: Texts,
+    run: Path | str,
+    where: object,
+    known: PassageVectors | None = None,
 ) -> Task:
     """Look up the texts of a topic's candidates.
 
     Args:
         run, where: name the run, and the index or collection, in the error.
+        known: vectors of those very texts; what has one is not looked up.
 
     Raises:
         InputError: a candidate has no text there.
     """
     scored, below = ranking.docs[: how.depth], ranking.docs[how.depth :]
-    found = texts.texts(doc.docid for doc in scored)
-    for doc, text in zip(scored, found, strict=True):
+    rows = None if known is None else known.rows([doc.docid for doc in scored])
+    asked = scored
+    if rows is not None:
+        asked = tuple(scored[place] for place in (rows < 0).nonzero()[0].tolist())
+    found = texts.texts(doc.docid for doc in asked) if asked else []
+    for doc, text in zip(asked, found, strict=True):
         if text is None:
             raise _missing(run, ranking.qid, doc.docid, where)
-    read = tuple(text for text in found if text is not None)
-    return Task(ranking.qid, query, scored, below if how.keep_tail else (), read)
+    read = [text for text in found if text is not None]
+    if rows is not None:
+        left = iter(read)
+        read = ["" if row >= 0 else next(left) for row in rows.tolist()]
+    tail = below if how.keep_tail else ()
+    return Task(ranking.qid, query, scored, tail, tuple(read), rows=rows)
 
 
 def token_task(
@@ -187,6 +213,11 @@ def begin(task: Task, scorer: Scorer, how: How) -> Callable[[], Rescored]:
             raise AssertionError("tokens are for cross-encoders")
         finish = scorer.launch(task.query, task.tokens)
         return lambda: _printed(task, finish(), [1] * len(task.scored), how)
+    if task.rows is not None:
+        if not isinstance(scorer, Foreseeing):
+            raise AssertionError("vectors are for two towers")
+        result = scorer.score_rows(task.query, task.rows, task.texts)
+        return lambda: _printed(task, result, [1] * len(task.scored), how)
     windows = task.windows(how)
     texts = [window for some in windows for window in some]
     counts = list(map(len, windows))

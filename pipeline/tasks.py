@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from pipeline import lucene
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.tokens import PassageTokens
     from pipeline.topics import Topics
     from pipeline.trec import Ranking
+    from pipeline.vectors import PassageVectors
 
 SAMPLE = 200  # topics whose first and last candidates are looked up before anything is scored
 HEAD = 10  # candidates of the first topic that are looked up before the whole run is read
@@ -39,7 +41,9 @@ class Inputs:
     output: Path
     model: str  # its digest
     shard: Shard | None = None  # score its topics alone
-    tokens: Callable[[], PassageTokens] | None = None  # opens what stands for the texts
+    tokens: Callable[[], PassageTokens] | None = None  # opens what stands for the texts,
+    # or vectors that were made of these very texts, if so they were: docids say which is whose
+    vectors: Callable[[], PassageVectors | None] | None = None
 
 
 def read_candidates(inputs: Inputs, topics: Topics, stack: ExitStack) -> Candidates:
@@ -67,6 +71,7 @@ class Tasks:
         self._texts: Texts | None = None
         self._tokens: PassageTokens | None = None
         self._most = 1
+        self.known = inputs.vectors() if inputs.vectors is not None else None
         if inputs.tokens is not None:
             self._tokens = inputs.tokens()
             self._where = self._tokens.folder
@@ -120,19 +125,26 @@ class Tasks:
             return token_task(ranking, query, self._how, self._tokens, self._most, run)
         if self._texts is None:
             raise AssertionError("asked for texts before the collection was read")
-        return task(ranking, query, self._how, self._texts, run, self._where)
+        return task(ranking, query, self._how, self._texts, run, self._where, self.known)
 
     def _spool(self, candidates: Candidates) -> None:
-        from pipeline.candidates import Spool
+        from pipeline.candidates import Nothing, Spool
 
+        wanted = (docid for qid in candidates.qids for docid in self._wanted(candidates, qid))
+        first = next(wanted, None)
+        if first is None:
+            self._texts = Nothing()
+            return
         scratch = self._stack.enter_context(scratch_file(self._inputs.output))
-        wanted = (
-            doc.docid
-            for qid in candidates.qids
-            for doc in candidates.ranking(qid).docs[: self._how.depth]
-        )
-        spool = Spool(str(self._inputs.collection), wanted, scratch)
+        spool = Spool(str(self._inputs.collection), chain([first], wanted), scratch)
         self._texts = spool
         if not spool.complete:
             for qid in candidates.qids:
                 self.of(candidates.ranking(qid), "")
+
+    def _wanted(self, candidates: Candidates, qid: str) -> list[str]:
+        """Candidates whose text will be read."""
+        docids = [doc.docid for doc in candidates.ranking(qid).docs[: self._how.depth]]
+        if self.known is None:
+            return docids
+        return [docids[place] for place in (self.known.rows(docids) < 0).nonzero()[0].tolist()]

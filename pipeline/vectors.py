@@ -2,7 +2,7 @@
 
 `vectors.bin` holds count x size numbers (float32, float16, or int8 with a float32 scale a row in
 `scales.bin`), `docids.txt` a docid a line, `keys.bin` the digest of each text, `about.json` the
-rest: which model made them, and the digest of all of it.
+rest: which model made them, of which index or collection, and the digest of all of it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.errors import InputError, PipelineError, shown
+from pipeline.rows import KEY, ByDocid, ByKey
 from pipeline.store import atomic_file, digest_file, write_json
 from pipeline.textfile import read_json
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SCHEMA = 1
-KEY = 16  # bytes of a text's digest
 DTYPES: dict[str, type[np.generic]] = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}
 FILES = ("docids.txt", "keys.bin", "vectors.bin", "scales.bin")
 ABOUT = "about.json"
@@ -98,6 +98,7 @@ class PassageVectors:
         if not isinstance(about, dict) or about.get("schema") != SCHEMA:
             raise InputError(folder / ABOUT, None, "not of this version", "encode again")
         self.model, self.content = about.get("model"), str(about.get("content"))
+        self.texts = about.get("texts")  # digest of the index or collection they were made of
         self.dtype, self.size, self.count = about["dtype"], int(about["size"]), int(about["count"])
         numbers = np.dtype(DTYPES[self.dtype])
         scale = 4 if self.dtype == "int8" else 0
@@ -112,6 +113,8 @@ class PassageVectors:
         self._vectors = _map(folder / "vectors.bin", numbers, (self.count, self.size))
         floats = np.dtype(np.float32)
         self._scales = _map(folder / "scales.bin", floats, (self.count, 1)) if scale else None
+        self._docids: ByDocid | None = None
+        self._keys: ByKey | None = None
 
     def need_model(self, digest: str, model: str) -> None:
         """Refuse another model's queries.
@@ -127,26 +130,44 @@ class PassageVectors:
 
     def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.float32]:
         """Vectors as float32."""
-        found = np.asarray(self._vectors[rows], np.float32)
-        return found if self._scales is None else found * self._scales[rows]
+        numbers, scales = self.kept(rows)
+        found = numbers.astype(np.float32, copy=False)
+        return found if scales is None else found * scales
+
+    def kept(
+        self, rows: slice | NDArray[np.int64]
+    ) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
+        """Vectors as they are kept, and the scale of each if they are int8."""
+        return self._vectors[rows], None if self._scales is None else self._scales[rows]
+
+    def rows(self, docids: Sequence[str]) -> NDArray[np.int64]:
+        """Row of each docid, or -1; the first call reads all docids."""
+        if self._docids is None:
+            self._docids = ByDocid((self.folder / "docids.txt").read_bytes())
+            self._need_all(self._docids.count)
+        return self._docids.find(docids)
+
+    def rows_of_keys(self, keys: Sequence[bytes]) -> NDArray[np.int64]:
+        """Row of each text by its digest, or -1; the first call reads all digests."""
+        if self._keys is None:
+            self._keys = ByKey((self.folder / "keys.bin").read_bytes())
+        return self._keys.find(keys)
 
     def docids(self) -> list[str]:
         """Return the docid of each row."""
         found = (self.folder / "docids.txt").read_bytes().decode().split("\n")[:-1]
-        if len(found) != self.count:
-            raise InputError(
-                self.folder / "docids.txt", None, f"{len(found):,} docids", "encode again"
-            )
+        self._need_all(len(found))
         return found
 
-    def keys(self) -> list[bytes]:
-        """Return the digest of each row's text."""
-        data = (self.folder / "keys.bin").read_bytes()
-        return [data[at : at + KEY] for at in range(0, len(data), KEY)]
+    def _need_all(self, count: int) -> None:
+        if count != self.count:
+            raise InputError(self.folder / "docids.txt", None, f"{count:,} docids", "encode again")
 
 
 def _map(path: Path, numbers: np.dtype[Any], shape: tuple[int, int]) -> NDArray[Any]:
-    return np.memmap(path, numbers, "r", 0, shape) if shape[0] else np.empty(shape, numbers)
+    if not shape[0]:
+        return np.empty(shape, numbers)
+    return np.memmap(path, numbers, "r", 0, shape).view(np.ndarray)
 
 
 def best(

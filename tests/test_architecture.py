@@ -33,6 +33,7 @@ LAYERS = [
         "machine",
         "columns",
         "decimals",
+        "rows",
         "telemetry",
         "notation",
         "passages",

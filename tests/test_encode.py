@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -289,6 +291,69 @@ def test_rerank_takes_vectors_that_are_there(
     assert all(encoded)
     assert (folder / "a.run").read_bytes() == (folder / "b.run").read_bytes()
     assert outcome.details["ms_per_1000"] > 0
+
+
+def test_docids_say_which_vector_where_the_texts_are_the_same(
+    model: Path, corpus: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No text is read then, but of passages without a vector; the run is the same to the byte."""
+    with corpus.open("a") as lines:
+        lines.write('{"id": "empty", "contents": " "}\n')
+    encode.encode(made(model, corpus))
+    folder = corpus.parent
+    candidates = (tiny / "bm25.run").read_text()
+    qid = candidates.split()[0]
+    (folder / "first.run").write_text(f"{qid} Q0 empty 1 99999 x\n{candidates}")
+    copy = folder / "copy.jsonl"  # the same texts, in other bytes
+    copy.write_text(corpus.read_text().replace('"id": ', '"id":  '))
+    values = {
+        "run": folder / "first.run", "topics": tiny / "topics.tsv", "model": str(model),
+        "vectors": folder / "vectors", **CPU,
+    }  # fmt: skip
+    from pipeline.candidates import Spool
+
+    wanted: list[list[str]] = []
+    real = Spool.__init__
+
+    def watched(self: Spool, where: str, docids: Iterable[str], scratch: BinaryIO) -> None:
+        wanted.append(sorted(set(docids)))
+        real(self, where, wanted[-1], scratch)
+
+    monkeypatch.setattr(Spool, "__init__", watched)
+    by_docid = rerank(RerankSettings(output=folder / "a.run", collection=corpus, **values))  # type: ignore[arg-type]
+    by_text = rerank(RerankSettings(output=folder / "b.run", collection=copy, **values))  # type: ignore[arg-type]
+    assert wanted[0] == ["empty"]
+    assert len(wanted[1]) > 3
+    assert (folder / "a.run").read_bytes() == (folder / "b.run").read_bytes()
+    assert by_docid.counts == by_text.counts
+    assert by_docid.counts["empty_passages"] == 1
+    assert by_docid.details["ms_crossing"] > 0
+    assert by_docid.details["ms_per_query"] > 0
+
+
+def test_vectors_that_are_exchanged_meanwhile_are_noticed(
+    model: Path, corpus: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model was loaded with others than those whose docids are looked up."""
+    encode.encode(made(model, corpus))
+    from pipeline.makers import Load
+
+    real = Load.__call__
+
+    def exchanged(self: Load, begun: dict | None):
+        towers = real(self, begun)
+        towers._given.content = "other"  # type: ignore[attr-defined]
+        return towers
+
+    monkeypatch.setattr(Load, "__call__", exchanged)
+    folder = corpus.parent
+    settings = RerankSettings(
+        run=tiny / "bm25.run", topics=tiny / "topics.tsv", model=str(model), collection=corpus,
+        vectors=folder / "vectors", output=folder / "a.run", **CPU,
+    )  # fmt: skip
+    with refused("other vectors"):
+        rerank(settings)
+    assert not (folder / "a.run").exists()
 
 
 def test_vectors_of_another_model_are_refused(model: Path, corpus: Path, tmp_path: Path) -> None:

@@ -40,12 +40,15 @@ class FirstToken:
         base: the encoder in float32, which is left as it is.
         kernel: attention over sequences without padding; with it `flat` may be called, without it
             `hidden`.
+        alone: False computes the last layer for all positions as well.
 
     Raises:
         AttributeError, TypeError: the encoder is built otherwise.
     """
 
-    def __init__(self, base: Any, engine: Engine, kernel: Kernel | None = None) -> None:
+    def __init__(
+        self, base: Any, engine: Engine, kernel: Kernel | None = None, *, alone: bool = True
+    ) -> None:
         self._kernel = kernel
         # Kinds that count positions from behind the padding token's number keep that number here.
         self._first_position = int(getattr(base.embeddings, "padding_idx", -1)) + 1
@@ -59,10 +62,10 @@ class FirstToken:
         *layers, last = base.encoder.layer
         scaled = kernel is None
         self._layers = [_Layer(layer, engine, scaled=scaled) for layer in layers]
-        self._last = _Layer(last, engine, scaled=scaled, alone=True)
+        self._last = _Layer(last, engine, scaled=scaled, alone=alone)
 
     def hidden(self, batch: Batch) -> torch.Tensor:
-        """Last hidden state of the first token, shape (sequences, 1, hidden)."""
+        """Last hidden state: (sequences, 1, hidden), or (sequences, positions, hidden) of all."""
         hidden = self._embed(input_ids=batch.ids, token_type_ids=batch.segments)
         for project in self._project:
             hidden = project(hidden)

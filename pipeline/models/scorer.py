@@ -92,6 +92,16 @@ class Foreseeing(Scorer, Protocol):
     def settle(self) -> None:
         """Finish with the passages that were foreseen."""
 
+    def foresee_queries(self, queries: Sequence[str]) -> None:
+        """Take queries in the order in which they will be asked."""
+
+    def score_rows(self, query: str, rows: NDArray[np.int64], passages: Sequence[str]) -> Scored:
+        """Score passages by their rows in given vectors; those of row -1 by their text."""
+
+    @property
+    def spent(self) -> Mapping[str, float]:
+        """Seconds spent on `queries` and `passages` that were encoded, and on `crossing`."""
+
 
 @runtime_checkable
 class Reading(Scorer, Protocol):

@@ -5,6 +5,7 @@ Reads folders that consist of Transformer, Pooling by mean or first token, and p
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from pipeline.errors import InputError, PipelineError, shown
+from pipeline.models import bert
 from pipeline.models.engine import resolve
 from pipeline.models.folder import check, digest, natural, read_table, read_value, reading
 from pipeline.models.loading import load_tokenizer, load_weights, longest_input, takes_segments
@@ -23,8 +25,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pipeline.models.engine import Batch
     from pipeline.models.scorer import Limits, Wishes
 
+AGREEMENT = 1e-4  # of the largest activation, between two float32 passes of one model
 MODULES = ("Transformer", "Pooling", "Normalize")
 QUERY_NAMES = ("query",)
 PASSAGE_NAMES = ("document", "passage", "corpus")  # as sentence-transformers looks for them
@@ -69,11 +73,16 @@ class TwinEncoder(Towers):
         )
         self._passage_limit = self._limit(limits.max_tokens or most, longest)
         self._segmented = self._tokenizer.segmented and takes_segments(model)
-        for weights in model.parameters():  # not the buffers: rotary angles want float32
-            weights.data = weights.data.to(self.engine.dtype)
-        self._model = model.to(self.engine.device)
         self.size = int(model.config.hidden_size)
         self.pad = self._tokenizer.pad
+        self._model = model
+        self._short = self._shortened()
+        if self._short is not None:
+            self._forward_kind = "first token" if self._by_first_token else "all tokens"
+            model.encoder = None  # its weights were prepared anew
+        for weights in model.parameters():  # not the buffers: rotary angles want float32
+            weights.data = weights.data.to(self.engine.dtype)
+        model.to(self.engine.device)
         self._begin()
 
     def _limit(self, wanted: int, longest: int) -> int:
@@ -117,11 +126,9 @@ class TwinEncoder(Towers):
         del queries  # both towers are one
         batch = to_device(ids, np.zeros_like(ids), lengths, self.engine.device)
         assert batch.mask is not None  # noqa: S101 - every row is padded
-        segments = {"token_type_ids": batch.segments} if self._segmented else {}
         with torch.inference_mode():
-            mask = batch.mask.long()
-            output = self._model(input_ids=batch.ids, attention_mask=mask, **segments)
-            hidden = output.last_hidden_state.float()
+            own = self._hidden if self._short is None else self._short.hidden
+            hidden = own(batch).float()
             if self._by_first_token:
                 pooled = hidden[:, 0]
             else:
@@ -129,7 +136,39 @@ class TwinEncoder(Towers):
                 pooled = (hidden * weight).sum(1) / weight.sum(1)
             if self._normalize:
                 pooled = torch.nn.functional.normalize(pooled, dim=1)
-            return pooled.cpu().numpy()  # type: ignore[no-any-return]
+            return pooled.cpu().numpy()
+
+    def _hidden(self, batch: Batch) -> torch.Tensor:
+        """Last hidden state by the model's own forward pass."""
+        segments = {"token_type_ids": batch.segments} if self._segmented else {}
+        mask = torch.ones_like(batch.ids) if batch.mask is None else batch.mask.long()
+        output = self._model(input_ids=batch.ids, attention_mask=mask, **segments)
+        hidden: torch.Tensor = output.last_hidden_state
+        return hidden
+
+    def _shortened(self) -> bert.FirstToken | None:
+        """Prepare the faster pass, if in float32 it says what the model's own says."""
+        if self._model.config.model_type not in bert.KINDS:
+            return None
+        alone = self._by_first_token
+        size = self._model.config.vocab_size
+        ids = np.random.default_rng(0).integers(size // 2, size, (3, 16))
+        lengths = np.array([15, 9, 2])
+        ids[np.arange(16) >= lengths[:, None]] = self.pad
+        batch = to_device(ids, np.zeros_like(ids), lengths, "cpu")
+        exact = replace(self.engine, device="cpu", precision="fp32")
+        with torch.inference_mode():
+            try:
+                short = bert.FirstToken(self._model, exact, alone=alone).hidden(batch)
+                own = self._hidden(batch)
+                whole = torch.from_numpy(np.arange(16) < lengths[:, None])
+                if alone:
+                    own, whole = own[:, :1], whole[:, :1]
+                if not torch.allclose(short[whole], own[whole], rtol=AGREEMENT, atol=AGREEMENT):
+                    return None
+                return bert.FirstToken(self._model, self.engine, alone=alone)
+            except (AttributeError, TypeError, ValueError, RuntimeError, IndexError):
+                return None  # a version of transformers that builds this model otherwise
 
 
 # ---------------------------------------------------------------- the folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from pipeline.store import digest_json
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 KEY = 16  # bytes of a text's digest
 IN_MEMORY = 1 << 29  # bytes kept where there is no folder; past that everything is forgotten
 MERGE_AT = 1 << 16  # keys that are looked for one by one before they join the sorted ones
+GIVEN = 1 << 30  # the piece that was given
 
 
 class Vectors:
@@ -38,7 +40,8 @@ class Vectors:
         self._size = size
         self._parts = parts
         self._name = digest_json(made_by)
-        self._pieces: list[tuple[NDArray[np.float32] | PassageVectors, NDArray[np.uint8]]] = []
+        self._pieces: list[tuple[NDArray[np.float32], NDArray[np.uint8]]] = []
+        self._given: PassageVectors | None = None
         self._places: dict[bytes, int] = {}  # piece << 32 | row
         self._sorted = np.empty(0, f"S{KEY}")
         self._sorted_places = np.empty(0, np.int64)
@@ -54,17 +57,17 @@ class Vectors:
 
     def use(self, found: PassageVectors) -> None:
         """Take what was encoded before, at whatever precision it is kept."""
-        self._enter(found.keys(), found, np.zeros(found.count, np.uint8))
+        self._given = found
 
     def missing(self, keys: Sequence[bytes]) -> list[int]:
         """Places in `keys` of those that have no vector yet; of equal keys the first."""
-        places = self._find(keys)
+        places = self.find(keys)
         seen: set[bytes] = set()
         missing = []
-        for place, (key, found) in enumerate(zip(keys, places, strict=True)):
-            if found < 0 and key not in seen:
+        for place in np.flatnonzero(places < 0).tolist():
+            if keys[place] not in seen:
                 missing.append(place)
-                seen.add(key)
+                seen.add(keys[place])
         return missing
 
     def add(
@@ -87,12 +90,20 @@ class Vectors:
 
     def take(self, keys: Sequence[bytes]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Vectors of known texts, shape (keys, size), and their flags."""
-        places = self._find(keys)
-        vectors = np.empty((len(keys), self._size), np.float32)
-        cut = np.empty(len(keys), np.uint8)
+        return self.at(self.find(keys))
+
+    def at(self, places: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Vectors at places that were found, shape (places, size), and their flags."""
         pieces, rows = places >> 32, places & 0xFFFFFFFF
+        if self._given is not None and (pieces == GIVEN).all():
+            return read(self._given, rows), np.zeros(len(rows), np.uint8)
+        vectors = np.empty((len(places), self._size), np.float32)
+        cut = np.empty(len(places), np.uint8)
         for piece in np.unique(pieces):
             mine = np.flatnonzero(pieces == piece)
+            if piece == GIVEN and self._given is not None:
+                vectors[mine], cut[mine] = read(self._given, rows[mine]), 0
+                continue
             vectors[mine] = self._pieces[piece][0][rows[mine]]
             cut[mine] = self._pieces[piece][1][rows[mine]]
         return vectors, cut
@@ -112,7 +123,7 @@ class Vectors:
     def _enter(
         self,
         keys: Sequence[bytes],
-        vectors: NDArray[np.float32] | PassageVectors,
+        vectors: NDArray[np.float32],
         cut: NDArray[np.uint8],
     ) -> None:
         piece = len(self._pieces) << 32
@@ -129,13 +140,25 @@ class Vectors:
             self._sorted, self._sorted_places = keys_now[order], places[order]
             self._places.clear()
 
-    def _find(self, keys: Sequence[bytes]) -> NDArray[np.int64]:
-        """Place of each key, or -1."""
-        places = np.array([self._places.get(key, -1) for key in keys], np.int64)
+    def find(self, keys: Sequence[bytes]) -> NDArray[np.int64]:
+        """Place of each key, or -1; good until vectors are added."""
+        places = np.full(len(keys), -1)
+        if self._places:
+            places = np.array([self._places.get(key, -1) for key in keys], np.int64)
         if len(self._sorted):
             wanted = np.array(keys, f"S{KEY}")
             at = np.searchsorted(self._sorted, wanted)
             at[at == len(self._sorted)] = 0
             known = (self._sorted[at] == wanted) & (places < 0)
             places[known] = self._sorted_places[at[known]]
+        if self._given is not None and len(unknown := np.flatnonzero(places < 0)):
+            found = self._given.rows_of_keys([keys[place] for place in unknown.tolist()])
+            places[unknown] = np.where(found < 0, -1, GIVEN << 32 | found)
         return places
+
+
+def read(given: PassageVectors, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Vectors as float32, as `given[rows]`, but of float16 in a tenth of numpy's time."""
+    numbers, scales = given.kept(rows)
+    found: NDArray[np.float32] = torch.from_numpy(numbers).float().numpy()
+    return found if scales is None else found * scales

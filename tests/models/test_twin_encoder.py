@@ -93,7 +93,7 @@ def test_a_vector_depends_on_its_text_alone(tiny_twin: Path, precision: str) -> 
 
 
 def test_passages_are_encoded_once(tiny_twin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A passage of many topics costs one encoding; a query one for its topic."""
+    """A passage of many topics costs one encoding, and a query that comes again none."""
     model = load(tiny_twin)
     encoded: list[str] = []
     real = model._encode
@@ -105,7 +105,7 @@ def test_passages_are_encoded_once(tiny_twin: Path, monkeypatch: pytest.MonkeyPa
     model.score("bread", ["sun", "file"])
     again = model.score("a csv", ["row", "sun", "row"]).scores
 
-    assert encoded == ["row", "sun", "a csv", "file", "bread", "a csv"]
+    assert encoded == ["a csv", "row", "sun", "bread", "file"]
     assert first.tobytes() == again.tobytes()
     assert first[0] == first[2]
 
@@ -133,8 +133,51 @@ def test_vectors_survive_the_process(
     )
     scores = later.score("a csv", TEXTS).scores
 
-    assert encoded == [*TEXTS[6:], "a csv"]
+    assert encoded == ["a csv", *TEXTS[6:]]
     assert scores.tobytes() == expected.tobytes()
+
+
+def test_queries_that_are_known_ahead_are_encoded_together(
+    tiny_twin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several at a time, in the order told, with the bits of each alone; a stranger is no loss."""
+    queries = ["a csv", "bread", "the row file", "sun", "reading a file with a row"]
+    alone = load(tiny_twin)
+    expected = [alone.score(query, TEXTS).scores.tobytes() for query in queries]
+    model = load(tiny_twin)
+    encoded: list[list[str]] = []
+    real = model._encode
+
+    def watched(texts: list[str], queries: bool) -> object:
+        encoded.append(list(texts))
+        return real(texts, queries)
+
+    monkeypatch.setattr(model, "_encode", watched)
+    monkeypatch.setattr("pipeline.models.towers.QUERIES_AHEAD", 3)
+    model.foresee_queries([*queries, "bread"])
+    scores = [model.score(query, TEXTS).scores.tobytes() for query in queries]
+    model.score("nobody told", TEXTS)
+    assert scores == expected
+    assert [some for some in encoded if len(some) < len(TEXTS)] == [
+        queries[:3], queries[3:], ["nobody told"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_the_faster_pass_is_taken_and_agrees(tmp_path: Path, alone: bool) -> None:
+    """With all tokens or with the first alone, as the pooling asks; float32 to 1e-5."""
+    folder = tiny_models.make_twin(tmp_path / "m")
+    mode = {"pooling_mode_cls_token": True} if alone else {"pooling_mode_mean_tokens": True}
+    tiny_models.write(folder / "1_Pooling/config.json", mode)
+    model = load(folder)
+    assert model._short is not None
+    kind = "first token" if alone else "all tokens"
+    assert model.signature["forward"] == f"rows of 16, {kind}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TwinEncoder, "_shortened", lambda _: None)
+        own = load(folder)
+    assert own.signature["forward"] == "rows of 16"
+    np.testing.assert_allclose(model.encode(TEXTS), own.encode(TEXTS), atol=1e-5)
 
 
 def test_long_texts_are_cut_and_counted(tiny_twin: Path) -> None:
