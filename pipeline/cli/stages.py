@@ -56,6 +56,12 @@ On = Annotated[
     ),
 ]
 Workers = Annotated[int, typer.Option(help="Of the executor; 0: as many as there is room for.")]
+TextsIndex = Annotated[
+    Path | None, typer.Option("--index", "-i", metavar="DIR", help="Where the texts are,")
+]
+TextsCollection = Annotated[
+    Path | None, typer.Option("--collection", "-c", help="or a collection to read them from.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing unless it fails.")]
 
@@ -227,12 +233,8 @@ def encode(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="The folder of vectors to make.")
     ],
-    index: Annotated[
-        Path | None, typer.Option("--index", "-i", metavar="DIR", help="Where the texts are,")
-    ] = None,
-    collection: Annotated[
-        Path | None, typer.Option("--collection", "-c", help="or a collection to read them from.")
-    ] = None,
+    index: TextsIndex = None,
+    collection: TextsCollection = None,
     dtype: Annotated[str, typer.Option(help="fp16, int8 or fp32.")] = EncodeSettings.dtype,
     max_tokens: Annotated[
         int | None, typer.Option(help="Where a passage is cut; default: the model's advice.")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.stages import Force, Json, Quiet, run_stage
+from pipeline.cli.stages import Force, Json, Quiet, TextsCollection, TextsIndex, run_stage
 from pipeline.tokenize import TokenizeSettings
 
 
@@ -26,12 +26,8 @@ def tokenize(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="The folder of tokens to make.")
     ],
-    index: Annotated[
-        Path | None, typer.Option("--index", "-i", metavar="DIR", help="Where the texts are,")
-    ] = None,
-    collection: Annotated[
-        Path | None, typer.Option("--collection", "-c", help="or a collection to read them from.")
-    ] = None,
+    index: TextsIndex = None,
+    collection: TextsCollection = None,
     max_tokens: Annotated[
         int, typer.Option(help="Where a passage is cut: the longest pair that will be read.")
     ] = TokenizeSettings.max_tokens,
