@@ -8,6 +8,7 @@ back, and another is started in its place.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import signal
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from pipeline import machine, telemetry
 from pipeline.errors import PipelineError, one_line
-from pipeline.executor import Item, Made
+from pipeline.executor import Item, Made, need_listener
 from pipeline.parts import Parts
 from pipeline.report import SILENT, Reporter
 from pipeline.worker import TOKEN, Bench, keep, need_alike
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from pipeline.executor import Executor, Maker
 
 IN_HAND = 2  # parts of one worker: the one it makes, and the next
-MOST_LOSSES = 5  # workers lost over one part, before it is the part that is suspected
+MOST_LOSSES = 5  # workers lost over one part, or in one place, before these are suspected
 PATIENCE = 600.0  # seconds without any worker
 BEAT = 1.0  # seconds between two looks at signals and at the clock
 SILENCE = 10.0  # seconds, after which it is said what is waited for
@@ -95,6 +96,7 @@ class Crew:
         self._workers: list[_Worker] = []
         self._started = 0
         self._lost = 0
+        self._stillborn = 0  # lost one after another before they could begin
         self._slowest: tuple[float, str, str] = (0.0, "", "")
         self.facts: Mapping[str, Any] = {}
         self._connect(executor)
@@ -125,6 +127,7 @@ class Crew:
 
     def _connect(self, executor: Executor) -> None:
         address = executor.address or os.environ.get("RAY_ADDRESS") or None
+        need_listener(address)
         quiet = {"log_to_driver": False, "configure_logging": False}
         # Ray puts its own handler in the place of ours.
         in_main = threading.current_thread() is threading.main_thread()
@@ -200,6 +203,7 @@ class Crew:
         others = [one for one in self._workers if one.said and one is not worker]
         need_alike(said, others[0].said if others else None, worker.name)
         worker.opening = None
+        self._stillborn = 0
         self.facts = said["facts"]
 
     # ------------------------------------------------------------ the work
@@ -257,6 +261,12 @@ class Crew:
                     f"{worker.name} did not start: {_first(error)}",
                     "install the same trec-pipeline, ray and Python on every node",
                 ) from error
+            self._stillborn += 1
+            if not self._ready() and self._stillborn >= MOST_LOSSES * len(self._workers):
+                raise PipelineError(
+                    f"{self._stillborn} workers one after another were lost at their start",
+                    "look for a lack of memory on their nodes: fewer workers, a smaller model",
+                ) from None
             self._replace(worker)
             return
         self._take_on(worker, said)
@@ -286,7 +296,7 @@ class Crew:
             again.append(item)
             if first:
                 losses[item.key] = losses.get(item.key, 0) + 1
-            if losses.get(item.key, 0) > MOST_LOSSES:
+            if losses.get(item.key, 0) >= MOST_LOSSES:
                 raise PipelineError(
                     f"part {item.label} ended {MOST_LOSSES} workers one after another",
                     "look for a lack of memory on their nodes: fewer workers, a smaller model",
@@ -374,4 +384,5 @@ def _ray() -> Any:
         raise PipelineError(
             "--executor ray: ray is not installed", "pip install 'trec-pipeline[ray]'"
         ) from error
+    logging.getLogger("ray").setLevel(logging.ERROR)  # its import sets another
     return ray

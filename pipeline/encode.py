@@ -241,6 +241,7 @@ class _Work:
         for done in self._crew.make(items):
             yield done.item, done.path, done.facts
         self._crew.say()
+        self._job.details["executor"] = self._crew.summary()
 
     def _advance(self, passages: int) -> None:
         self.done += passages

@@ -6,13 +6,16 @@ another. Nothing else passes, so any engine that can carry these will do.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
-from pipeline.errors import PipelineError, did_you_mean, shown
+from pipeline.errors import PipelineError, did_you_mean, one_line, shown
 
 ENGINES = ("ray",)
 MOST_WORKERS = 1 << 16
+CONNECT = 20.0  # seconds
+HOST_PORT = re.compile(r"(?:ray://)?\[?([^/\]]+)\]?:([0-9]{1,5})")
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,29 @@ class Executor:
                 f"ray, or ray:ADDRESS of a cluster; {did_you_mean(kind, list(ENGINES))}",
             )
         return cls("ray", address or None, workers)
+
+
+def need_listener(address: str | None) -> None:
+    """Fail at once where nobody listens: an engine of its own accord tries for minutes.
+
+    Args:
+        address: HOST:PORT; anything else is left to the engine.
+
+    Raises:
+        PipelineError: there is no such host, or nobody listens there.
+    """
+    import socket
+
+    found = HOST_PORT.fullmatch(address or "")
+    if found is None:
+        return
+    try:
+        socket.create_connection((found[1], int(found[2])), CONNECT).close()
+    except (OSError, OverflowError) as error:
+        raise PipelineError(
+            f"nobody answers at {address}: {one_line(str(error))}",
+            "check the address of the cluster, and that it is up: ray status",
+        ) from error
 
 
 class Item(NamedTuple):

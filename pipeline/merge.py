@@ -84,6 +84,7 @@ def merge(settings: MergeSettings, reporter: Reporter = SILENT) -> Outcome:
     need_apart(settings.output, *paths)
     pieces = sorted(map(_read, paths), key=lambda piece: piece.shard.number)
     _need_all(pieces)
+    _need_facts(pieces)
     _need_alike(pieces)
     _need_every_place(pieces)
     first = pieces[0].recipe
@@ -120,6 +121,8 @@ def _read(path: Path) -> Piece:
         facts = sidecar["counts"]["shard"]
         shard, total = Shard.read(facts["shard"]), int(facts["total"])
         filled, without = (tuple(map(int, facts[name].split())) for name in ("places", "without"))
+    except PipelineError:  # it speaks of an option
+        raise _edited(path, "shard") from None
     except (KeyError, TypeError, ValueError, AttributeError):
         raise PipelineError(
             f"{path}: is no shard of anything", "name outputs of --shard, as shard-1-of-16.x.run"
@@ -156,6 +159,45 @@ def _need_all(pieces: Sequence[Piece]) -> None:
             f"{first.path.parent}: there is a gap: shard {names}{more} is missing",
             f"run its command: --shard {missing[0]}/{first.shard.of}",
         )
+
+
+def _need_facts(pieces: Sequence[Piece]) -> None:
+    """Refuse a sidecar that lacks what is taken from it, which no shard's does of itself."""
+    wanted: dict[tuple[str, str], Any] = {
+        ("recipe", "stage"): str,
+        ("recipe", "version"): int,
+        ("details", "signature"): dict,
+        ("details", "lowered_budgets"): dict,
+        ("details", "ms_per_1000"): (int, float),
+        ("details", "places"): dict,
+    }
+    wanted |= {("counts", name): int for name in ADDED}
+    wanted |= {("counts", name): list for name in LISTS}
+    wanted |= {("details", name): int for name in ADDED_DETAILS}
+    for (table, name), kind in wanted.items():
+        if table != "recipe" and not any(name in piece.sidecar[table] for piece in pieces):
+            continue  # no fact of this stage
+        for piece in pieces:
+            value = piece.sidecar[table].get(name)
+            short = kind is list and isinstance(value, list) and len(value) != len(piece.without)
+            if not isinstance(value, kind) or short:
+                raise _edited(piece.path, f"{table}.{name}")
+    for piece in pieces:
+        if not isinstance(piece.sidecar.get("provenance"), dict):
+            raise _edited(piece.path, "provenance")
+        if piece.total != pieces[0].total:
+            raise PipelineError(
+                f"{piece.path} is a shard of {piece.total:,} places, and {pieces[0].path} of "
+                f"{pieces[0].total:,}",
+                "make both again from the same inputs",
+            )
+
+
+def _edited(path: Path, what: str) -> PipelineError:
+    return PipelineError(
+        f"{path}: its sidecar was edited: {what} is not what it was",
+        "run its command again with --force",
+    )
 
 
 def _need_alike(pieces: Sequence[Piece]) -> None:

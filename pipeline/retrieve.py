@@ -15,7 +15,7 @@ from pipeline import lucene, machine
 from pipeline.bm25 import BM25, Searcher
 from pipeline.errors import PipelineError, shown
 from pipeline.executor import Executor, Item, Made
-from pipeline.indexes import Place, part_of, paths, shown_place
+from pipeline.indexes import Place, folders, part_of, paths, shown_place
 from pipeline.pace import Pace
 from pipeline.parts import bucket, joined, topic_blocks
 from pipeline.report import SILENT, Reporter
@@ -194,6 +194,7 @@ def _finish_parts(
     if settings.executor is not None and missing:
         from pipeline.cluster import Crew
 
+        _say_what_is_local(settings, reporter)
         maker = RetrieveMaker(_from_anywhere(settings), inputs["index"])
         with Crew(settings.executor, maker, job.parts, cpus=1, reporter=reporter) as crew:
             items = (
@@ -205,6 +206,7 @@ def _finish_parts(
                 done += one.item.size
                 reporter.advance(done, len(topics), "topics")
             crew.say()
+            job.details["executor"] = crew.summary()
         return [part for part in found.values() if part is not None]
     with _searching(settings, [groups[key] for key in missing], job.pace, reporter) as results:
         for key, lines in zip(missing, results, strict=True):
@@ -332,14 +334,14 @@ def _analysis(
 
 
 def _say_what_is_local(settings: RetrieveSettings, reporter: Reporter) -> None:
-    """One folder of an index that is made of several has statistics of its own."""
-    (path, *others) = paths(settings.index)
-    whole = part_of(path)
-    if whole is not None and not others:
-        reporter.notice(
-            f"{path} is one part of the index {whole}: scores rest on the statistics of this part "
-            f"alone, and are not comparable with those of others; --index {whole} searches all"
-        )
+    """Folders of an index that is made of several have statistics of their own."""
+    named = {path.absolute() for path in paths(settings.index)}
+    for whole in filter(None, set(map(part_of, named))):
+        if not named.issuperset(folders(whole)):
+            reporter.notice(
+                f"{shown_place(settings.index)}: part of the index {whole}: scores rest on the "
+                f"statistics of this part alone, and are local; --index {whole} searches all"
+            )
 
 
 def _need_distinct(settings: RetrieveSettings, docs: Sequence[ScoredDoc]) -> None:

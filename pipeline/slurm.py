@@ -38,7 +38,7 @@ shards={shards}
 logs={logs}
 warning=120 # seconds before its time is up, at which a job stops and puts itself back
 
-change=({overrides})
+change=({overrides}) # below, an empty list is an error to Bash before 4.4, unless so spelled
 
 pipeline() {{ # for the background: signals go to the program itself
   exec {python} -m pipeline "$@"
@@ -54,7 +54,7 @@ if [[ ${1-} != --job ]]; then # where sbatch is
     shift 2
     previous=$(sbatch --parsable --requeue --open-mode=append --kill-on-invalid-dep=yes \\
       --signal="B:USR1@$warning" --job-name="$name" --output="$logs/$name-%a.log" \\
-      $after $extra "${options[@]}" "$script" --job "$@")
+      $after $extra ${options[@]+"${options[@]}"} "$script" --job "$@")
     previous=${previous%%;*}
     echo "$name: job $previous"
   }
@@ -85,9 +85,9 @@ trap again USR1
 trap 'stop; exit 143' TERM INT # pre-empted: Slurm itself puts the job back
 
 case $2 in
-whole) pipeline run "$experiment" --until "$3" "${change[@]}" --quiet & ;;
+whole) pipeline run "$experiment" --until "$3" ${change[@]+"${change[@]}"} --quiet & ;;
 shard) pipeline run "$experiment" --until "$3" --shard "$SLURM_ARRAY_TASK_ID/$shards" \
-  "${change[@]}" --quiet & ;;
+  ${change[@]+"${change[@]}"} --quiet & ;;
 merge) pipeline merge --output "$3" --quiet & ;;
 esac
 wait $!

@@ -237,6 +237,7 @@ class Job:
         self.reasons: tuple[str, ...] = ()
         self.parts = Parts(parts_path(output), reporter)
         self.pace = Pace()
+        self.details: dict[str, Any] = {}  # facts about this execution, beside those of the commit
         self._recipe_of = recipe_of
         self._digest = digest
         self._started = time.monotonic()
@@ -273,12 +274,13 @@ class Job:
         write_json(sidecar_path(self.output), sidecar)
         yield
         seconds = time.monotonic() - self._started
+        facts = self.details | dict(details or {})
         sidecar["state"] = "finished"
         sidecar["output"] = {"sha256": self._digest(self.output)}
         if self.output.is_file():
             sidecar["output"]["bytes"] = self.output.stat().st_size
         sidecar["counts"] = dict(counts)
-        sidecar["details"] = dict(details or {})
+        sidecar["details"] = facts
         sidecar["pace"] = self.pace.record()
         sidecar["provenance"] = provenance(seconds)
         write_json(sidecar_path(self.output), sidecar)
@@ -288,7 +290,7 @@ class Job:
             self.reasons,
             seconds,
             dict(counts),
-            dict(details or {}),
+            dict(facts),
             sidecar["pace"],
         )
 

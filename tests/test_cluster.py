@@ -190,6 +190,24 @@ def test_a_worker_without_the_model_gives_one_clear_error(
     assert not (ready / "no.run").exists()
 
 
+def test_workers_that_die_at_their_start_end_the_run(
+    nodes: Nodes, ready: Path, tmp_path: Path
+) -> None:
+    """As where a model does not fit into memory: not one after another for ever."""
+    before = (
+        "import os; import pipeline.rerank as r\n"
+        "class Dying(r.RerankMaker):\n    def open(self): os._exit(9)\n"
+        "r.RerankMaker = Dying"
+    )
+    words = (*on(nodes), "--workers", "1")
+    driver = start(ready, "no.run", *words, before=before, said=tmp_path / "said")
+    assert driver.wait() == 1
+    text = (tmp_path / "said").read_text()
+    assert "5 workers one after another were lost at their start" in text
+    assert "Traceback" not in text
+    assert not (ready / "no.run").exists()
+
+
 def test_a_cluster_that_is_not_there_or_too_small_is_named(
     nodes: Nodes, ready: Path, tmp_path: Path
 ) -> None:
@@ -250,6 +268,8 @@ def test_first_stage_and_vectors_come_from_workers_too(
                 env=os.environ | {"RAY_AUTH_MODE": "disabled"},
             )  # fmt: skip
             assert done.returncode == 0, done.stderr
+        told = details(tmp_path, f"three.{output}")["executor"]
+        assert told["slowest"]["part"].startswith("of ")
     assert (tmp_path / "one.a.run").read_bytes() == (tmp_path / "three.a.run").read_bytes()
     for path in (tmp_path / "one.v").iterdir():
         assert path.read_bytes() == (tmp_path / "three.v" / path.name).read_bytes()

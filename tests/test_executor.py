@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from refusal import refused
 from pipeline import experiment
 from pipeline.cluster import Crew
 from pipeline.errors import PipelineError
-from pipeline.executor import Executor, Item, Made
+from pipeline.executor import Executor, Item, Made, need_listener
 from pipeline.makers import Load, RerankMaker
 from pipeline.models.reranker import model_digest
 from pipeline.models.scorer import Limits, Wishes
@@ -42,6 +43,17 @@ class Doubling:
 def test_an_engine_is_named_with_or_without_its_place(text: str, expected: Executor) -> None:
     """What follows the first colon is the address."""
     assert Executor.read(text, 3) == expected
+
+
+def test_an_address_where_nobody_listens_is_named_at_once() -> None:
+    """An engine by itself would try for minutes; what is no host and port is left to it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "auto", "local", None):
+            need_listener(address)
+    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "127.0.0.1:99999"):
+        with refused(f"nobody answers at {address}: ", "that it is up"):
+            need_listener(address)
 
 
 def test_engines_that_are_not_known_are_refused() -> None:

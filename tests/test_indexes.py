@@ -127,8 +127,13 @@ def test_part_of_an_index_says_that_its_scores_are_local(ready: Path) -> None:
         for text in heard.notices
     )
     heard.notices.clear()
-    retrieve(replace(part, index=ready / "seven", output=ready / "all.run"), heard)
-    assert heard.notices == []
+    several = tuple(ready / "seven" / str(number) for number in range(1, 8))
+    retrieve(replace(part, index=several[2:], output=ready / "five.run"), heard)
+    assert any("statistics of this part alone" in text for text in heard.notices)
+    heard.notices.clear()
+    for whole in (ready / "seven", several):
+        retrieve(replace(part, index=whole, output=ready / "all.run"), heard)
+        assert heard.notices == []
 
 
 def test_indexes_that_do_not_belong_together_are_refused(ready: Path, tmp_path: Path) -> None:

@@ -140,11 +140,12 @@ def test_sidecars_that_lie_about_places_are_refused(settings: RerankSettings) ->
         return sidecar["counts"]["shard"]
 
     total = facts(json.loads(sidecar_path(first).read_text()))["total"]
-    edit(first, lambda sidecar: facts(sidecar).update(total=total + 1))
+    for shard in (first, second):
+        edit(shard, lambda sidecar: facts(sidecar).update(total=total + 1))
     with refused(f"1 of {total + 1} places of the whole are in no shard"):
         joined(settings)
-    edit(first, lambda sidecar: facts(sidecar).update(total=total, places="0"))
-    edit(second, lambda sidecar: facts(sidecar).update(places="0"))
+    for shard in (first, second):
+        edit(shard, lambda sidecar: facts(sidecar).update(total=total, places="0"))
     with refused("overlap: both hold place 0"):
         joined(settings)
     edit(second, lambda sidecar: facts(sidecar).update(places=" ".join(map(str, range(1, total)))))
@@ -168,3 +169,35 @@ def test_the_command_merges_what_the_command_made(settings: RerankSettings, tmp_
     assert json.loads(done.stdout)["details"]["shards"] == 2
     rerank(replace(settings, output=tmp_path / "one.run"))
     assert settings.output.read_bytes() == (tmp_path / "one.run").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "value"),
+    [
+        ("counts", "pairs", None),
+        ("counts", "without_candidates", ["a", "b", "c"]),
+        ("counts", "shard", {"shard": "9/2", "total": 1, "places": "", "without": ""}),
+        ("details", "pairs_scored", "many"),
+        ("details", "signature", "abc"),
+        ("recipe", "stage", None),
+        ("recipe", "version", "new"),
+    ],
+)
+@pytest.mark.parametrize("which", [0, 1])
+def test_edited_sidecars_are_named(
+    table: str, name: str, value: object, which: int, settings: RerankSettings
+) -> None:
+    """Whatever is missing or of another kind, in the first shard or a later one."""
+    made = cut(settings, 2)
+    edit(made[which], lambda sidecar: sidecar[table].update({name: value}))
+    with refused(f"{made[which]}: its sidecar was edited", "again with --force"):
+        joined(settings)
+    assert not settings.output.exists()
+
+
+def test_shards_of_wholes_of_two_sizes_are_refused(settings: RerankSettings) -> None:
+    """Though every place is filled."""
+    made = cut(settings, 2)
+    edit(made[1], lambda sidecar: sidecar["counts"]["shard"].update(total=99))
+    with refused(f"{made[1]} is a shard of 99 places"):
+        joined(settings)
