@@ -95,6 +95,14 @@ def beside(whole: Path) -> list[Path]:
     return sorted(path for path in found if name.fullmatch(path.name))
 
 
+def begun(whole: Path) -> list[Path]:
+    """Find the shards of an output of which anything lies beside its place, were it parts alone."""
+    name = re.compile(rf"(shard-[0-9]+-of-[0-9]+\.{re.escape(plain(whole))})(?:\.json|\.parts)?")
+    found = whole.parent.iterdir() if whole.parent.is_dir() else ()
+    names = {match[1] for path in found if (match := name.fullmatch(path.name))}
+    return [whole.with_name(one) for one in sorted(names)]
+
+
 def plain(whole: Path) -> str:
     """Name of an output without `.gz`: shards are not compressed, the whole is."""
     return whole.name.removesuffix(".gz")

@@ -188,14 +188,18 @@ def test_explain_says_what_went_into_an_output(folder: Path) -> None:
 
 
 def test_clean_deletes_parts_and_keeps_outputs(folder: Path) -> None:
+    """Those of shards as well, also of one that was never finished."""
     assert run("run", "e.toml", cwd=folder).returncode == 0
     made = folder / "runs" / "e"
+    assert run("run", "e.toml", "--until", "cheap", "--shard", "1/2", cwd=folder).returncode == 0
+    (made / "shard-2-of-2.cheap.run.parts").mkdir()
     assert (made / "cheap.run.parts").is_dir()
 
     said = run("clean", "e.toml", cwd=folder)
 
     assert said.returncode == 0, said.stderr
     assert not list(made.glob("*.parts"))
+    assert (made / "shard-1-of-2.cheap.run").exists()
     assert not any(reasons(folder).values())
     assert run("clean", "e.toml", "--outputs", cwd=folder).returncode == 0
     assert list(made.iterdir()) == []

@@ -248,17 +248,20 @@ def clean(
     """Delete the finished parts that resuming would use; the outputs stay unless asked."""
     from pipeline import experiment as experiments
     from pipeline import stage
+    from pipeline.shards import begun
     from pipeline.store import locked, remove
 
     plan = experiments.load(experiment, overrides or [])
-    for step in plan.steps:
-        doomed = [stage.parts_path(step.output)]
-        if outputs and stage.read_sidecar(step.output) is not None:
-            doomed += [stage.sidecar_path(step.output), step.output, *step.beside]
+    made = [(step.output, step.beside) for step in plan.steps]
+    made += [(one, ()) for step in plan.steps if step.share for one in begun(step.output)]
+    for output, beside in made:
+        doomed = [stage.parts_path(output)]
+        if outputs and stage.read_sidecar(output) is not None:
+            doomed += [stage.sidecar_path(output), output, *beside]
         doomed = [path for path in doomed if path.exists()]
         if not doomed:
             continue
-        with locked(step.output):
+        with locked(output):
             for path in doomed:
                 remove(path)
                 print(f"deleted {path}")
