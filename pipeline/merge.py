@@ -189,7 +189,7 @@ def _need_facts(pieces: Sequence[Piece]) -> None:
             raise PipelineError(
                 f"{piece.path} is a shard of {piece.total:,} places, and {pieces[0].path} of "
                 f"{pieces[0].total:,}",
-                "make both again from the same inputs",
+                "make both again from the same inputs, with --force",
             )
 
 
@@ -219,7 +219,8 @@ def _need_alike(pieces: Sequence[Piece]) -> None:
             raise PipelineError(
                 f"{first.path} and {piece.path} were computed differently, and their scores "
                 f"differ in the last bits: {', '.join(changed)}",
-                "make one again like the other: same processor, versions, --threads, --precision",
+                "make one again like the other, with --force: same processor, versions, --threads, "
+                "--precision",
             )
 
 
@@ -234,13 +235,13 @@ def _need_every_place(pieces: Sequence[Piece]) -> None:
             if (other := holder.setdefault(place, piece)) is not piece:
                 raise PipelineError(
                     f"{other.path} and {piece.path} overlap: both hold place {place} of the whole",
-                    "make both again from the same inputs",
+                    "make both again from the same inputs, with --force",
                 )
     if len(holder) != first.total or not holder.keys() <= set(range(first.total)):
         raise PipelineError(
             f"{first.path.parent}: {first.total - len(holder):,} of {first.total:,} places of the "
             "whole are in no shard",
-            "make the shards again from the same inputs",
+            "make the shards again from the same inputs, with --force",
         )
 
 
@@ -266,7 +267,7 @@ def _blocks(pieces: Sequence[Piece]) -> list[Block]:
             if (other := seen.setdefault(qid, piece)) is not piece:
                 raise PipelineError(
                     f"{other.path} and {piece.path} overlap: both have topic {shown(qid)}",
-                    "make both again from the same inputs",
+                    "make both again from the same inputs, with --force",
                 )
         blocks.update(zip(piece.places, found.values(), strict=True))
     return [blocks[place] for place in sorted(blocks)]
