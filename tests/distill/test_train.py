@@ -173,7 +173,8 @@ def test_killed_again_and_again_it_ends_in_the_same_weights(
         process = child(tiny_bert, training_data, tmp_path / "killed")
         assert process.stdout is not None
         for _ in range(rng.randint(0, 2) if SOAK else rng.randint(1, 2)):
-            assert process.stdout.readline()
+            # In the long version little may be left to do, and to tell.
+            assert process.stdout.readline() or SOAK
         time.sleep(rng.uniform(0, 3 if SOAK else 0.1))
         process.send_signal(signal.SIGKILL)
         process.communicate()
