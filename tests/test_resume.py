@@ -10,9 +10,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from killing import Moment, contents, outcomes, run, watched
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SOAK = bool(os.environ.get("PIPELINE_SOAK"))
 KILLS = (
@@ -93,9 +97,13 @@ def phase(moment: Moment) -> str:
 
 
 def test_killed_at_random_moments_and_resumed(
-    ready: Path, undisturbed: tuple[Path, list[Moment]], tmp_path: Path
+    ready: Path,
+    undisturbed: tuple[Path, list[Moment]],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
     """SIGKILL around random changes of the disk, in each phase: same bytes, nothing done twice."""
+    record_property("kills", ", ".join(f"{count} in {name}" for name, count in KILLS.items()))
     whole, moments = undisturbed
     expected = outputs(whole)
     lucenes = {name for name in contents(whole) if name.endswith("write.lock")}  # stay for good
