@@ -68,9 +68,6 @@ def documents(path: Path | str) -> Iterator[Document]:
             raise
 
 
-_parse_value = json.JSONDecoder().raw_decode
-
-
 def _documents(file: Path) -> Iterator[Document]:
     document = None
     for number, docid, text in _parse(file):
@@ -238,6 +235,9 @@ def _jsonl(file: Path, source: Iterable[tuple[int, str]]) -> Iterator[tuple[int,
                 "write id and contents (Anserini), or _id, title and text (BEIR)",
             )
         yield number, docid, text
+
+
+_parse_value = json.JSONDecoder().raw_decode
 
 
 def _record(line: str) -> Any:

@@ -16,6 +16,8 @@ from pipeline.cli.stages import (
     On,
     PrecisionName,
     Quiet,
+    TextsCollection,
+    TextsIndex,
     Threads,
     Workers,
     device_of,
@@ -42,12 +44,8 @@ def sweep(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="For runs, table and figures.")
     ],
-    index: Annotated[
-        Path | None, typer.Option("--index", "-i", metavar="DIR", help="Where the texts are: here,")
-    ] = None,
-    collection: Annotated[
-        Path | None, typer.Option("--collection", "-c", help="or in a collection.")
-    ] = None,
+    index: TextsIndex = None,
+    collection: TextsCollection = None,
     depths: Annotated[
         list[int] | None,
         typer.Option("--depth", help="Candidates reranked; may be repeated; 10, 20, 50, 100."),
