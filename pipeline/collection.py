@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from pipeline import formats, machine
 from pipeline.errors import InputError, Interrupted, PipelineError, shown, storage_error
 from pipeline.store import digest_file, digest_json
-from pipeline.textfile import UTF8_MARK, elements, from_first_text, open_stream, plain
+from pipeline.textfile import UTF8_MARK, open_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 IR_DATASETS = "ir_datasets:"
-ID_KEYS = ("id", "_id", "docid", "docno")
-MAX_DOCUMENT = 1 << 26  # bytes of one document: a long book is a few million
 SUFFIXES = (".jsonl", ".json", ".tsv", ".trec", ".txt", ".xml", ".sgml", ".sgm")
-
-# What Anserini's TrecCollection takes as the text of a document.
-TREC_TEXT = re.compile(
-    r"<(/?)(TEXT|HEADLINE|TITLE|HL|HEAD|TTL|DD|DATE|LP|LEADPARA)\b[^<>]*>", re.IGNORECASE
-)
 TREC_START = re.compile(rb"\s*<DOC>", re.IGNORECASE)
-TREC_DOCNO = re.compile(r"<DOCNO>([^<]*)</DOCNO>", re.IGNORECASE)
-
-
 # Names of files that lie beside a collection and are none.
 OTHERS = re.compile(r"(^|[._-])(topics?|quer(y|ies)|qrels?)([._-]|$)", re.IGNORECASE)
 NO_DOCUMENTS = "if this is no file of documents, name the file that is instead of the folder"
-
-
-ONE_OBJECT = "write one object a line, as jq -c does (jq -c '.[]' for an array)"
 
 
 class Document(NamedTuple):
@@ -44,48 +32,77 @@ class Document(NamedTuple):
     line: int
 
 
+class Batch(NamedTuple):
+    """Documents that were read together, and where they were found."""
+
+    path: str
+    lines: Sequence[int]
+    records: Sequence[tuple[str, str]]  # (docid, text)
+
+
 def documents(path: Path | str) -> Iterator[Document]:
+    """Stream the documents of a collection one by one; see `batches`, which is faster."""
+    for batch in batches(path):
+        for line, (docid, text) in zip(batch.lines, batch.records, strict=True):
+            yield Document(docid, text, batch.path, line)
+
+
+def batches(path: Path | str) -> Iterator[Batch]:
     """Stream the documents of a collection in the order of its files (sorted by name) and lines.
 
     Formats are told apart by the first line of each file: Anserini JSONL (`id`, `contents`), BEIR
     JSONL (`_id`, `title`, `text`: title and text in one), TREC text (`<DOC>`), else MS MARCO's
-    `docid TAB text`. Repeated ids are the caller's to find.
+    `docid TAB text`. Repeated ids are the caller's to find. A batch has at most `BATCH` documents
+    and little more text than `BATCH_CHARACTERS`, if it has several.
 
     Raises:
         InputError: a malformed line, an id that is no single word, or a file without documents.
     """
     if str(path).startswith(IR_DATASETS):
-        for number, docid, text in _ir_dataset(str(path)):
-            yield _document(str(path), number, docid, text)
+        yield from _checked(str(path), formats.gathered(_ir_dataset(str(path))))
         return
     doubtful = set(not_documents(path))
     for file in files(path):
         try:
-            yield from _documents(file)
+            nothing = True
+            for batch in _checked(str(file), formats.parse(file)):
+                nothing = False
+                yield batch
+            if nothing:
+                raise InputError(
+                    file, None, "there are no documents", "check the file and its format"
+                )
         except InputError as error:
             if file in doubtful:
                 error.hint = NO_DOCUMENTS
             raise
 
 
-def _documents(file: Path) -> Iterator[Document]:
-    document = None
-    for number, docid, text in _parse(file):
-        document = _document(str(file), number, docid, text)
-        yield document
-    if document is None:
-        raise InputError(file, None, "there are no documents", "check the file and its format")
+def _checked(path: str, source: Iterable[formats.Rows]) -> Iterator[Batch]:
+    """Look at ids, and cut off what is too much at once."""
+    for lines, records in source:
+        for start in range(0, len(records), formats.BATCH):
+            some = Batch(
+                path, lines[start : start + formats.BATCH], records[start : start + formats.BATCH]
+            )
+            _check_ids(some)
+            yield some
 
 
-def _document(path: str, number: int, docid: str, text: str) -> Document:
-    if not docid or " " in docid or not docid.isprintable():  # other white space is not printable
-        raise InputError(
-            path,
-            number,
-            f"document id {shown(docid)} is not one printable word",
-            "run files separate columns by white space: give it an id without any",
-        )
-    return Document(docid, text, path, number)
+def _check_ids(batch: Batch) -> None:
+    docids = [docid for docid, _ in batch.records]
+    together = "".join(docids)
+    # No white space but the blank is printable.
+    if all(docids) and together.isprintable() and " " not in together:
+        return
+    for line, docid in zip(batch.lines, docids, strict=True):
+        if not docid or " " in docid or not docid.isprintable():
+            raise InputError(
+                batch.path,
+                line,
+                f"document id {shown(docid)} is not one printable word",
+                "run files separate columns by white space: give it an id without any",
+            )
 
 
 def files(path: Path | str) -> list[Path]:
@@ -147,7 +164,8 @@ def digest(path: Path | str) -> str:
     """Digest of a collection's content: its files' bytes in order, not their names."""
     if str(path).startswith(IR_DATASETS):
         return f"{path}"  # a published, versioned data set; its content is not ours to read twice
-    return digest_json([digest_file(file) for file in files(path)])
+    with ThreadPoolExecutor(machine.cpus()) as pool:  # hashing lets other threads go on
+        return digest_json(list(pool.map(digest_file, files(path))))
 
 
 def load_texts(path: Path | str, docids: Iterable[str]) -> dict[str, str]:
@@ -200,123 +218,6 @@ def duplicate(document: Document, first: tuple[str, int]) -> InputError:
         if OTHERS.search(Path(document.path).name)
         else "give each document an id of its own, or delete one of the two",
     )
-
-
-def _parse(file: Path) -> Iterator[tuple[int, str, str]]:
-    start, source = from_first_text(file, MAX_DOCUMENT)
-    if start.startswith(("{", "[")):
-        yield from _jsonl(file, source)
-    elif start.startswith("<"):
-        yield from _trec(file, source)
-    else:
-        yield from _tsv(file, source)
-
-
-def _jsonl(file: Path, source: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str, str]]:
-    for number, line in source:
-        if not line.strip():
-            raise InputError(file, number, "an empty line", "delete it")
-        try:
-            record = _record(line)
-        except (ValueError, RecursionError) as error:
-            reason = getattr(error, "msg", None) or str(error)
-            problem = f"not JSON ({reason}): {shown(line)}"
-            raise InputError(file, number, problem, ONE_OBJECT) from None
-        if not isinstance(record, dict):
-            raise InputError(file, number, f"not a JSON object: {shown(line)}", ONE_OBJECT)
-        docid, text = _fields(record)
-        if text is not None and "\\u" in line:
-            text = _encodable(text)
-        if docid is None or text is None:
-            raise InputError(
-                file,
-                number,
-                f"no id or no text among the keys {shown(sorted(record))}",
-                "write id and contents (Anserini), or _id, title and text (BEIR)",
-            )
-        yield number, docid, text
-
-
-_parse_value = json.JSONDecoder().raw_decode
-
-
-def _record(line: str) -> Any:
-    """Parse a line as json.loads does, in half the time where nothing stands around the value."""
-    try:
-        record, end = _parse_value(line)
-    except ValueError:
-        end = -1
-    return record if end == len(line) else json.loads(line)
-
-
-def _fields(record: dict[str, Any]) -> tuple[str | None, str | None]:
-    docid = None
-    for key in ID_KEYS:
-        if key in record:
-            docid = record[key]
-            break
-    if isinstance(docid, int) and not isinstance(docid, bool):
-        docid = str(docid)
-    text, title = record.get("contents"), record.get("title")
-    if text is None:
-        text = record.get("text")
-        if isinstance(text, str) and isinstance(title, str) and title:
-            text = f"{title}\n{text}"
-    return (
-        docid if isinstance(docid, str) else None,
-        text if isinstance(text, str) else None,
-    )
-
-
-def _encodable(text: str) -> str:
-    """Replace lone surrogates, which JSON can escape and no UTF-8 file can hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "replace").decode()
-    return text
-
-
-def _tsv(file: Path, source: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str, str]]:
-    for number, line in source:
-        docid, tab, text = line.partition("\t")
-        if not tab:
-            raise InputError(
-                file,
-                number,
-                f"no tab in {shown(line)}" if line.strip() else "an empty line",
-                "a line of a TSV collection is: docid TAB text",
-            )
-        yield number, docid.strip(), text
-
-
-def _trec(file: Path, source: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str, str]]:
-    for number, _, block in elements(file, source, "DOC", MAX_DOCUMENT):
-        yield number, *_trec_document(file, number, block)
-
-
-def _trec_document(file: Path, start: int, block: str) -> tuple[str, str]:
-    docno = TREC_DOCNO.search(block)
-    if not docno:
-        raise InputError(file, start, "a <DOC> without <DOCNO>", "give each document an id")
-    body = block[: docno.start()] + " " + block[docno.end() :]
-    text = plain("\n".join(_trec_sections(body)) or body)
-    rows = (" ".join(row.split()) for row in text.splitlines())
-    return docno[1].strip(), "\n".join(filter(None, rows))
-
-
-def _trec_sections(body: str) -> Iterator[str]:
-    """Cut out what stands in the elements that hold text; one never closed goes to the end."""
-    inside, begin = "", 0
-    for tag in TREC_TEXT.finditer(body):
-        word = tag[2].upper()
-        if not inside and not tag[1]:
-            inside, begin = word, tag.end()
-        elif tag[1] and word == inside:
-            yield body[begin : tag.start()]
-            inside = ""
-    if inside:
-        yield body[begin:]
 
 
 def _ir_dataset(path: str) -> Iterator[tuple[int, str, str]]:

@@ -81,6 +81,33 @@ class _Guarded(io.RawIOBase):
         return count
 
 
+def blocks(path: Path | str, max_line: int = MAX_LINE) -> Iterator[tuple[int, bytes]]:
+    """Yield (number of its first line from 1, whole lines as they stand) in constant memory.
+
+    A UTF-8 byte order mark at the start is no part of the first line; the last may lack its end.
+
+    Raises:
+        InputError: a line is much longer than `max_line` bytes, or the gzip data are damaged.
+        StorageError: the file cannot be opened or read.
+    """
+    number, held, size = 1, [b""], 0  # `held`: pieces of a line whose end was not read yet
+    with open_stream(path) as stream:
+        while block := _read(stream, path):
+            end = block.rfind(b"\n") + 1
+            if end:
+                whole = b"".join([*held, block[:end]])
+                yield number, whole.removeprefix(UTF8_MARK) if number == 1 else whole
+                number += whole.count(b"\n")
+                held, size = [], 0
+            held.append(block[end:])
+            size += len(block) - end
+            if size > max_line:
+                raise _endless(path, number, max_line)
+    if size:
+        rest = b"".join(held)
+        yield number, rest.removeprefix(UTF8_MARK) if number == 1 else rest
+
+
 def lines(path: Path | str, max_line: int = MAX_LINE) -> Iterator[tuple[int, bytes]]:
     """Yield (number from 1, line without its end) in constant memory.
 
@@ -90,27 +117,23 @@ def lines(path: Path | str, max_line: int = MAX_LINE) -> Iterator[tuple[int, byt
         InputError: a line is longer than `max_line` bytes, or the gzip data are damaged.
         StorageError: the file cannot be opened or read.
     """
-    number, held, size = 0, [b""], 0  # `held`: pieces of a line whose end was not read yet
-    with open_stream(path) as stream:
-        while block := _read(stream, path):
-            pieces = block.split(b"\n")
-            if len(pieces) > 1:
-                pieces[0] = b"".join([*held, pieces[0]])
-                held, size = [], 0
-            rest = pieces.pop()
-            for piece in pieces:
-                number += 1
-                if len(piece) > max_line:
-                    raise _endless(path, number, max_line)
-                if number == 1:
-                    piece = piece.removeprefix(UTF8_MARK)
-                yield number, piece[:-1] if piece.endswith(b"\r") else piece
-            held.append(rest)
-            size += len(rest)
-            if size > max_line:
-                raise _endless(path, number + 1, max_line)
-    if size:
-        yield number + 1, _bare(number + 1, b"".join(held))
+    for first, block in blocks(path, max_line):
+        yield from cut(path, first, block, max_line)
+
+
+def cut(path: Path | str, first: int, block: bytes, max_line: int) -> Iterator[tuple[int, bytes]]:
+    """Cut a block into its lines, the first of which has the number `first`.
+
+    Raises:
+        InputError: a line is longer than `max_line` bytes.
+    """
+    pieces = block.split(b"\n")
+    if not pieces[-1]:
+        pieces.pop()
+    for number, line in enumerate(pieces, first):
+        if len(line) > max_line:
+            raise _endless(path, number, max_line)
+        yield number, line[:-1] if line.endswith(b"\r") else line
 
 
 def _read(stream: BinaryIO, path: Path | str) -> bytes:
@@ -118,12 +141,6 @@ def _read(stream: BinaryIO, path: Path | str) -> bytes:
         return stream.read(BLOCK)
     except OSError as error:
         raise storage_error(path, error) from error
-
-
-def _bare(number: int, line: bytes) -> bytes:
-    if number == 1:
-        line = line.removeprefix(UTF8_MARK)
-    return line[:-1] if line.endswith(b"\r") else line
 
 
 def _endless(path: Path | str, number: int, max_line: int) -> InputError:
@@ -137,7 +154,12 @@ def _endless(path: Path | str, number: int, max_line: int) -> InputError:
 
 def text_lines(path: Path | str, max_line: int = MAX_LINE) -> Iterator[tuple[int, str]]:
     """Like `lines`, decoded as UTF-8, or an error that names the line and the byte."""
-    for number, line in lines(path, max_line):
+    return decoded(path, lines(path, max_line))
+
+
+def decoded(path: Path | str, source: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, str]]:
+    """Decode numbered lines as UTF-8, or fail over the line and the byte."""
+    for number, line in source:
         try:
             text = line.decode()
         except UnicodeDecodeError as error:

@@ -9,8 +9,8 @@ import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipeline.collection import MAX_DOCUMENT
 from pipeline.errors import InputError, PipelineError, shown
+from pipeline.formats import MAX_DOCUMENT
 from pipeline.store import atomic_file, digest_bytes, scratch_folder
 from pipeline.textfile import text_lines
 from pipeline.trec import FLOAT32_LIMIT, Ranking, ScoredDoc, run_lines

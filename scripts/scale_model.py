@@ -1,21 +1,26 @@
 """What a collection costs: rates measured on this machine, and a small model that carries them on.
 
 usage: python scripts/scale_model.py measure SIZE... [--folder DIR]   writes docs/scale.json
+       python scripts/scale_model.py rates [--folder DIR]   models and the disk alone, anew
        python scripts/scale_model.py predict [--topics 6980] [--depth 1000]   prints tables
 
 `measure` builds indexes of synthetic passages (words drawn by Zipf's law, lengths like MS MARCO's),
-searches them, scores pairs with the shipped student, and notes what each took. Times are of the
-processor, over all threads, so that other work on the machine does not count; a whole core does one
-second of it a second. `predict` fits the model to all sizes but the largest, says how far off it
-was there, and carries it on to MS MARCO's collections and to a billion passages.
+searches them, and notes what each took; it scores pairs and encodes passages with models of several
+sizes, and writes and reads a large file. Times are of the processor, over all threads, so that
+other work on the machine does not count; a whole core does one second of it a second. `predict`
+fits the model to all sizes but the largest, says how far off it was there, and carries it on to MS
+MARCO's collections and to a billion passages.
 """
 
 import argparse
 import json
 import math
+import os
 import platform
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +37,10 @@ HITS = 1000
 PAIRS = 1500
 BLOCK = 20_000  # passages made together
 LOOKED_UP = 20_000  # texts
+KEPT = 208  # bytes of the token ids of a passage, measured on the MS MARCO pool
+GPU = {"small, a GPU at the rate asked of it (not measured)": 100_000.0}
 LINE = 46  # bytes of a run's line
+DISK_BLOCK, DISK_BLOCKS = 1 << 24, 64  # a gigabyte
 COLLECTIONS = {
     "MS MARCO v1": 8_841_823,
     "MS MARCO v2": 138_364_198,
@@ -113,6 +121,10 @@ def measure_size(folder: Path, count: int) -> dict[str, float]:
     search(settings, topics)  # until Java has compiled what it will
     searching, search_wall, found = timed(lambda: search(settings, topics))
     lines = b"".join(found.values()).count(b"\n")
+    forget(place)
+    fetched = bytes_read()
+    _, cold_wall, _ = timed(lambda: search(settings, topics))
+    fetched = bytes_read() - fetched
     choose = np.random.default_rng(6)
     docids = [str(number) for number in choose.choice(count, min(LOOKED_UP, count), replace=False)]
     with lucene.Index(place) as opened:
@@ -127,27 +139,144 @@ def measure_size(folder: Path, count: int) -> dict[str, float]:
         "index_wall_s": round(wall, 2),
         "query_cpu_ms": round(1000 * searching / QUERIES, 3),
         "query_wall_ms": round(1000 * search_wall / QUERIES, 3),
+        "query_cold_wall_ms": round(1000 * cold_wall / QUERIES, 3),
+        "query_cold_bytes": round(fetched / QUERIES),
         "hits": round(lines / QUERIES, 1),
         "texts_per_cpu_s": round(len(texts) / looking),
     }
 
 
-def measure_pairs() -> dict[str, Any]:
-    """Score pairs of the demo with the shipped student, one thread."""
+def demo_texts(count: int) -> list[str]:
+    """Real passages that every machine has."""
     from pipeline.demo.docstrings import passages
+
+    return [text for _, text in passages()][:count]
+
+
+def save_random(folder: Path, shape: dict[str, int], *, ranker: bool) -> str:
+    """Save a BERT of random weights: speed does not depend on what weights say."""
+    from transformers import AutoConfig, AutoTokenizer, BertForSequenceClassification, BertModel
+
+    from pipeline.models.folder import locate
+
+    student = locate("small")
+    config = AutoConfig.from_pretrained(student)
+    config.update(shape)
+    model = BertForSequenceClassification(config) if ranker else BertModel(config)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(student).save_pretrained(folder)
+    if not ranker:  # as sentence-transformers lays out a tower
+        kinds = {"": "Transformer", "1_Pooling": "Pooling"}
+        modules = [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for i, (path, kind) in enumerate(kinds.items())
+        ]
+        (folder / "modules.json").write_text(json.dumps(modules))
+        (folder / "1_Pooling").mkdir()
+        (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+        (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 256}')
+    return str(folder)
+
+
+def shape(layers: int, wide: int, heads: int) -> dict[str, int]:
+    """Settings of a BERT, its inner layers four times as wide."""
+    return {
+        "num_hidden_layers": layers,
+        "hidden_size": wide,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * wide,
+    }
+
+
+def middle(work: Callable[[list[str]], object], texts: list[str]) -> dict[str, float]:
+    """Time some work on texts three times, after a few to warm up; the middle one."""
+    work(texts[:64])
+    cpu, wall = sorted(timed(partial(work, texts))[:2] for _ in range(3))[1]
+    return {"cpu_s": round(cpu, 2), "wall_s": round(wall, 2)}
+
+
+RANKERS = {  # pairs to score, and the shape where it is not the shipped student's
+    "2/128": (3000, shape(2, 128, 2)),
+    "small": (1500, None),
+    "6/384": (750, shape(6, 384, 12)),
+    "12/768": (100, shape(12, 768, 12)),
+}
+TOWERS = {"6/384": (750, shape(6, 384, 12)), "12/768": (100, shape(12, 768, 12))}
+
+
+def measure_pairs() -> list[dict[str, Any]]:
+    """Score pairs of the demo with rankers of several sizes, one thread."""
     from pipeline.models.reranker import Reranker
 
-    reranker = Reranker.load("small", threads=1)
-    texts = [text for _, text in passages()][:PAIRS]
-    reranker.score("how to read a csv file", texts[:64])
-    cpu, wall, _ = timed(lambda: reranker.score("how to read a csv file", texts))
+    found = []
+    for name, (count, settings) in RANKERS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            model = save_random(Path(folder), settings, ranker=True) if settings else name
+            reranker = Reranker.load(model, threads=1)
+        texts = demo_texts(count)
+        seconds = middle(partial(reranker.score, "how to read a csv file"), texts)
+        precision = reranker.signature["precision"]
+        found.append({"model": name, "pairs": len(texts), **seconds, "precision": precision})
+        print(json.dumps(found[-1]), flush=True)
+    return found
+
+
+def measure_passages() -> list[dict[str, Any]]:
+    """Encode passages of the demo with towers of two sizes, one thread."""
+    from pipeline.models.reranker import load_towers
+    from pipeline.models.scorer import Limits, Wishes
+
+    found = []
+    for name, (count, settings) in TOWERS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            model = save_random(Path(folder), settings, ranker=False)
+            towers = load_towers(model, Wishes("cpu", "auto", 1), Limits())
+        texts = demo_texts(count)
+        seconds = middle(towers.encode_anew, texts)
+        precision = towers.signature["precision"]
+        found.append({"model": name, "passages": len(texts), **seconds, "precision": precision})
+        print(json.dumps(found[-1]), flush=True)
+    return found
+
+
+def measure_disk(place: Path | None) -> dict[str, float]:
+    """Write a gigabyte until the disk has it, and read it when memory has forgotten it."""
+    block = np.random.default_rng(7).bytes(DISK_BLOCK)
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        path = Path(folder) / "file"
+        start = time.monotonic()
+        with path.open("wb", buffering=0) as file:
+            for _ in range(DISK_BLOCKS):
+                file.write(block)
+            os.fsync(file.fileno())
+        written = time.monotonic()
+        with path.open("rb", buffering=0) as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            begun = time.monotonic()
+            while file.read(DISK_BLOCK):
+                pass
+        read = time.monotonic()
+    size = DISK_BLOCK * DISK_BLOCKS / 1e6
     return {
-        "model": "small",
-        "pairs": len(texts),
-        "cpu_s": round(cpu, 2),
-        "wall_s": round(wall, 2),
-        "precision": reranker.signature["precision"],
+        "write_mb_per_s": round(size / (written - start)),
+        "read_mb_per_s": round(size / (read - begun)),
     }
+
+
+def bytes_read() -> int:
+    """What this process had to fetch from the disk so far."""
+    for line in Path("/proc/self/io").read_text().splitlines():
+        if line.startswith("read_bytes:"):
+            return int(line.split()[1])
+    return 0
+
+
+def forget(folder: Path) -> None:
+    """Take files out of memory that nobody has open."""
+    os.sync()
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def measure_travel() -> float:
@@ -163,14 +292,23 @@ def measure_travel() -> float:
     return len(pickle.dumps(task, 5)) / 1000
 
 
+def measure_rates(place: Path | None) -> dict[str, Any]:
+    """Whatever does not depend on the size of a collection."""
+    return {
+        "pairs": measure_pairs(),
+        "passages": measure_passages(),
+        "disk": measure_disk(place),
+        "bytes_per_pair": measure_travel(),
+    }
+
+
 def measure(sizes: list[int], place: Path | None, kept: Path = RATES) -> None:
     """Measure, and keep the rates as they come."""
     found: dict[str, Any] = {
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "sizes": [],
-        "pairs": measure_pairs(),
-        "bytes_per_pair": measure_travel(),
+        **measure_rates(place),
     }
     for count in sorted(sizes):
         with tempfile.TemporaryDirectory(dir=place) as folder:
@@ -253,7 +391,9 @@ def predict(topics: int, depth: int) -> None:
     print()
     check(sizes)
     model = Model(sizes)
-    rate = found["pairs"]["pairs"] / found["pairs"]["cpu_s"]
+    scoring = {of["model"]: of["pairs"] / of["cpu_s"] for of in found["pairs"]}
+    speed = found["disk"]["read_mb_per_s"] * 1e6
+    encoding = {of["model"]: of["passages"] / of["cpu_s"] for of in found["passages"]}
     rows: dict[str, list[str]] = {}
 
     def row(name: str, value: str) -> None:
@@ -268,13 +408,23 @@ def predict(topics: int, depth: int) -> None:
             row("first stage, queries/s a core", f"{1000 / query:,.1f}")
             row(f"first stage of {topics:,} topics, core hours", f"{topics * query / 3.6e6:,.2f}")
         row("pairs", number(topics * depth))
-        row(f"reranking by `small` ({rate:,.0f}/s a core), core hours",
-            f"{topics * depth / rate / 3600:,.1f}")  # fmt: skip
+        for name, rate in scoring.items():
+            row(f"reranking by {name} ({rate:,.0f} pairs/s a core), core hours",
+                f"{topics * depth / rate / 3600:,.1f}")  # fmt: skip
         row("texts to workers", number(topics * depth * found["bytes_per_pair"]) + "B")
         row("one run", number(topics * depth * LINE) + "B")
         row("vectors of 384, fp16", number(passages * (384 * 2 + 16 + 10)) + "B")
         row("vectors of 384, int8", number(passages * (384 + 4 + 16 + 10)) + "B")
-        row("encoding by `small`'s size of tower, core hours", f"{passages / rate / 3600:,.0f}")
+        row("token ids, kept", number(passages * KEPT) + "B")
+        for name, rate in encoding.items():
+            row(f"encoding by a tower of {name} ({rate:,.0f} passages/s a core), core hours",
+                f"{passages / rate / 3600:,.0f}")  # fmt: skip
+        row("the index read once from a disk like this one, minutes",
+            f"{model.at('index_bytes', passages) / speed / 60:,.1f}")  # fmt: skip
+    print("\n| a worker that scores with | pairs/s | takes from the network |\n|---|---:|---:|")
+    workers = {f"{name}, a core": rate for name, rate in scoring.items()}
+    for name, rate in (workers | GPU).items():
+        print(f"| {name} | {rate:,.0f} | {number(rate * found['bytes_per_pair'])}B/s |")
     print("\n| | " + " | ".join(COLLECTIONS) + " |\n|---|" + "---:|" * len(COLLECTIONS))
     for name, values in rows.items():
         print(f"| {name} | {' | '.join(values)} |")
@@ -286,12 +436,17 @@ def main() -> None:
     measuring = commands.add_parser("measure")
     measuring.add_argument("sizes", type=int, nargs="+")
     measuring.add_argument("--folder", type=Path)
+    rating = commands.add_parser("rates")
+    rating.add_argument("--folder", type=Path)
     predicting = commands.add_parser("predict")
     predicting.add_argument("--topics", type=int, default=6980)
     predicting.add_argument("--depth", type=int, default=1000)
     given = parser.parse_args()
     if given.command == "measure":
         measure(given.sizes, given.folder)
+    elif given.command == "rates":
+        kept = json.loads(RATES.read_text())
+        RATES.write_text(json.dumps(kept | measure_rates(given.folder), indent=2) + "\n")
     else:
         predict(given.topics, given.depth)
 

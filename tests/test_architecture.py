@@ -41,7 +41,7 @@ LAYERS = [
         "correlation",
         "venues",
     },
-    {"store", "config", "pace"},
+    {"store", "config", "pace", "formats"},
     {"trec", "topics", "collection", "parts", "vectors", "tokens"},
     {"shards", "executor"},
     {"treceval", "candidates", "ties", "testsets", "tira", "judged"},

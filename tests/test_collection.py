@@ -8,20 +8,22 @@ import os
 import time
 import tracemalloc
 import types
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from elsewhere import refusal_unprivileged
 from folders import file_of
+from hypothesis import example, given
+from hypothesis import strategies as st
 from refusal import refused
 
-from pipeline import collection
+from pipeline import collection, formats, textfile
 from pipeline.collection import digest, documents, duplicate, files, load_texts
 from pipeline.errors import InputError, PipelineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 ANSERINI = '{"id": "007", "contents": "A spy."}\n{"id": "NA", "contents": "Sodium → é"}\n'
 BEIR = (
@@ -140,6 +142,71 @@ def test_json_documents_as_they_come(
     document.text.encode()
 
 
+ROWS = st.lists(
+    st.sampled_from(["a\tb", " a \tb\tc", "a\té\u2028", "a b", "", "a\tb\r", "\t", "a\t\xff"]),
+    min_size=1,
+)
+RECORDS = st.lists(
+    st.sampled_from(
+        [
+            '{"id": "a", "contents": "one"}',
+            '{"_id": 7, "title": "t", "text": "\u2028 é \\ud800\\n"}',
+            '{"id": "b", "contents": "x"} ',
+            '{"id": "c", "contents": "y"}\r',
+            ' {"id": "d", "contents": "z"}',
+            '{"id": "e",',
+            '"contents": "split"}',
+            '{"id": "f", "contents": "1"}{"id": "g", "contents": "2"}',
+            '{"id": "h", "contents": "1"},',
+            '{"id": null, "contents": 1}',
+            '{"id": "i", "id": "j", "contents": "twice"}',
+            '["k"]',
+            "NaN",
+            "",
+            "\xff",
+        ]
+    ),
+    min_size=1,
+)
+
+
+@given(RECORDS, st.booleans())
+@example(['{"id": "a", "contents": "one"}', '{"id": "b",', '"contents": "two"}'], True)
+@example(['{"id": "e",', '"contents": "split"}{"id": "e", "contents": "one"}'], True)
+def test_lines_read_at_once_are_those_read_one_by_one(records: list[str], ended: bool) -> None:
+    """Either the same documents, or none and a reading line by line, which finds what is wrong."""
+    block = "\n".join(records).encode("latin1" if "\xff" in records else "utf-8", "replace")
+    block += b"\n" * ended
+    found = formats._plain_records(block) if block else None
+    if found is not None:
+        file = Path("corpus.jsonl")
+        source = textfile.decoded(file, textfile.cut(file, 1, block, 1 << 20))
+        expected = list(formats._records(file, source))
+        assert [(number, *record) for number, record in enumerate(found, 1)] == expected
+
+
+@given(ROWS, st.booleans())
+def test_rows_read_at_once_are_those_read_one_by_one(rows: list[str], ended: bool) -> None:
+    """The same of TSV."""
+    block = "\n".join(rows).encode("latin1" if "a\t\xff" in rows else "utf-8", "replace")
+    block += b"\n" * ended
+    found = formats._plain_rows(block) if block else None
+    if found is not None:
+        file = Path("collection.tsv")
+        source = textfile.decoded(file, textfile.cut(file, 1, block, 1 << 20))
+        expected = list(formats._rows(file, source))
+        assert [(number, *row) for number, row in enumerate(found, 1)] == expected
+
+
+def test_real_lines_are_read_at_once(tiny: Path) -> None:
+    """What most collections look like takes the short way."""
+    for text in (ANSERINI, BEIR):
+        assert len(formats._plain_records(text.encode()) or []) == 2
+    block = (tiny / "corpus.jsonl").read_bytes()
+    assert len(formats._plain_records(block) or []) == 20
+    assert len(formats._plain_rows(TSV.encode()) or []) == 2
+
+
 def test_the_tiny_collection(tiny: Path) -> None:
     """Twenty documents, two of them with the same text."""
     found = texts(tiny / "corpus.jsonl")
@@ -246,7 +313,7 @@ def test_an_endless_document_is_refused_in_bounded_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither one line nor one `<DOC>` may grow for ever, not even of empty lines."""
-    monkeypatch.setattr(collection, "MAX_DOCUMENT", 1 << 18)
+    monkeypatch.setattr(formats, "MAX_DOCUMENT", 1 << 18)
     line = file_of(tmp_path, '{"id": "' + "x" * 600_000, "line.jsonl")
     block = file_of(tmp_path, "<DOC>\n" + "\n" * 400_000, "block.trec")
     tracemalloc.start()

@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from refusal import refused
 
+from pipeline import formats, lucene, textfile
 from pipeline import index as index_module
-from pipeline import lucene
 from pipeline.bm25 import BM25, Searcher
 from pipeline.errors import BusyError, InputError
 from pipeline.index import IndexSettings, _Ids, _Source, index, recipe
@@ -130,13 +130,13 @@ def test_an_index_never_takes_the_place_of_its_collection(tmp_path: Path) -> Non
     """Nor stands in it, where it would be read as a part of it; nor with --force."""
     made = settings(tmp_path / "corpus")
     (tmp_path / "corpus" / "sub").mkdir()
-    for collection, output in (
+    for source, output in (
         (made.collection, made.collection),
         (made.collection, tmp_path / "corpus"),
         (tmp_path / "corpus", tmp_path / "corpus" / "sub" / "index"),
     ):
         with refused(f"{output}: ", "choose another place for the output"):
-            index(replace(made, collection=collection, output=output, force=True))
+            index(replace(made, collection=source, output=output, force=True))
     assert names(tmp_path / "corpus") == ["c.jsonl", "sub"]
 
 
@@ -248,7 +248,7 @@ def test_a_repeated_id_is_found_across_many_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where one of the two has no text."""
-    monkeypatch.setattr(index_module, "BATCH", 7)
+    monkeypatch.setattr(formats, "BATCH", 7)
     records = [(f"d{n}", "text" if n != 3 else "") for n in range(500)]
     with refused("c.jsonl:501: document 'd3' again (first in ", kind=InputError):
         index(settings(tmp_path, jsonl([*records, ("d3", "text")])))
@@ -258,7 +258,7 @@ def test_ids_of_one_hash_are_no_repeated_ids(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A suspicion is checked against the ids themselves."""
-    monkeypatch.setattr(index_module, "BATCH", 2)
+    monkeypatch.setattr(formats, "BATCH", 2)
     monkeypatch.setattr(index_module, "hash", len, raising=False)
     records = [(f"d{n:02}", "text") for n in range(20)]
     assert index(settings(tmp_path, jsonl(records))).counts["indexed"] == 20
@@ -346,7 +346,7 @@ def test_a_failure_of_java_is_said_in_two_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And leaves nothing, though it came from another thread."""
-    monkeypatch.setattr(lucene, "lines", lambda records: lucene.java.java_text("no JSON\n"))
+    monkeypatch.setattr(lucene, "_escaped", lambda records: "neither\nof\nthese\nhas\ntext")
     with refused("index", "--debug"):
         index(settings(tmp_path))
     assert names(tmp_path) == ["c.jsonl"]
@@ -431,7 +431,7 @@ def test_the_recipe_names_what_determines_the_index(tmp_path: Path) -> None:
 
 def test_progress_counts_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steadily up to the last; the total is not known beforehand."""
-    monkeypatch.setattr(index_module, "BATCH", 10)
+    monkeypatch.setattr(formats, "BATCH", 10)
     listener = Listener()
     index(settings(tmp_path, jsonl((f"d{n}", "x") for n in range(95))), listener)
     assert listener.steps == [(10 * n, 0, "documents") for n in range(1, 10)] + [
@@ -441,9 +441,12 @@ def test_progress_counts_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_memory_is_bounded_by_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Large documents go in small batches."""
-    monkeypatch.setattr(index_module, "BATCH_CHARACTERS", 1000)
-    file = file_of(tmp_path, jsonl((f"d{n}", "x" * 400) for n in range(10)), "c.jsonl")
-    assert [len(batch) for batch in _Source(file).batches()] == [3, 3, 3, 1]
+    monkeypatch.setattr(formats, "BATCH_CHARACTERS", 1000)
+    monkeypatch.setattr(textfile, "BLOCK", 1000)
+    text = jsonl((f"d{n}", "x" * 400) for n in range(10))
+    for start in ("", " "):  # read at once, and line by line
+        file = file_of(tmp_path, start + text.replace("\n{", f"\n{start}{{"), "c.jsonl")
+        assert max(len(batch) for batch in _Source(file).batches()) <= 3
 
 
 STOPPED = """

@@ -89,8 +89,9 @@ def test_lines_do_not_depend_on_where_blocks_are_cut(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(textfile, "BLOCK", block)
         got = [line for _, line in lines(path)]
-    pieces = data.removeprefix(textfile.UTF8_MARK).split(b"\n")
-    if data.endswith(b"\n") or not data:
+    text = data.removeprefix(textfile.UTF8_MARK)
+    pieces = text.split(b"\n")
+    if text.endswith(b"\n") or not text:
         pieces.pop()
     assert got == [piece.removesuffix(b"\r") for piece in pieces]
 
