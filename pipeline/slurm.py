@@ -51,9 +51,10 @@ if [[ ${1-} != --job ]]; then # where sbatch is
   previous=
   hand_in() { # job name, extra option or nothing, then what the job does
     local after=${previous:+--dependency=afterok:$previous} name=$1 extra=$2
+    local log=$logs/$name${extra:+-%a}.log # a shard's has its number
     shift 2
     previous=$(sbatch --parsable --requeue --open-mode=append --kill-on-invalid-dep=yes \\
-      --signal="B:USR1@$warning" --job-name="$name" --output="$logs/$name-%a.log" \\
+      --signal="B:USR1@$warning" --job-name="$name" --output="$log" \\
       $after $extra ${options[@]+"${options[@]}"} "$script" --job "$@")
     previous=${previous%%;*}
     echo "$name: job $previous"

@@ -48,6 +48,7 @@ number = str(100 + len(Path("sbatch.log").read_text().splitlines()))
 assert "requeue" in options and options["signal"].startswith("B:USR1@")
 if "dependency" in options:
     assert options["dependency"] == f"afterok:{int(number) - 1}", options
+assert ("%a" in options["output"]) == ("array" in options), options
 print(" ".join([number, options["job-name"], options.get("array", "-"), options["partition"]]),
       file=log, flush=True)
 tasks = options.get("array", "1-1").split("-")
