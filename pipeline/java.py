@@ -342,16 +342,26 @@ class Program:
 
     def for_each_line(self) -> Self:
         """(text) -> list of what this program, which takes a line, returns for each line."""
+        lines = self.method("java.lang.String", "lines", "java.util.stream.Stream")
+        return self._for_each(
+            lines.then(self.method("java.util.stream.Stream", "toList", "java.util.List"))
+        )
+
+    def for_each_between(self, mark: str) -> Self:
+        """(text) -> list of what this program returns for each piece between two marks."""
+        split = self.method("java.lang.String", "split", "java.lang.String[]", "java.lang.String")
+        as_list = self.static("java.util.List", "of", "java.util.List", "java.lang.Object[]")
+        return self._for_each(split.bind(mark, at=1).then(as_list))
+
+    def _for_each(self, cut: Self) -> Self:
         everything = self._all()
         items = "java.util.ArrayList"
-        line = "java.lang.String"
+        piece = "java.lang.String"
         add = self.method(items, "add", "boolean", "java.lang.Object")
-        add = add.fed(self, at=1).takes(items, line).returns("void")
-        same = everything.dropArguments(everything.identity(_type(items)), 1, _list(_type(line)))
+        add = add.fed(self, at=1).takes(items, piece).returns("void")
+        same = everything.dropArguments(everything.identity(_type(items)), 1, _list(_type(piece)))
         body = type(self)(everything.foldArguments(same, add.handle))
-        lines = self.method(line, "lines", "java.util.stream.Stream")
-        lines = lines.then(self.method("java.util.stream.Stream", "toList", "java.util.List"))
-        return lines.then(body.over_all(self.new(items)))
+        return cut.then(body.over_all(self.new(items)))
 
     def __call__(self, *values: Any) -> Any:
         """Run, without Python's lock and without ours, in as many threads as there are."""

@@ -32,6 +32,7 @@ LANGUAGES = (
     "no", "pl", "pt", "ru", "sv", "te", "th", "tr", "uk", "whitespace", "zh",
 )  # fmt: skip
 MAX_BUFFER = 2047  # MB a writer may hold before it writes a segment; Lucene's limit
+BETWEEN = "\0"  # documents on their way to Java
 MISSING = "\0"  # no document's text: Anserini trims it away
 
 ANALYZER = "org.apache.lucene.analysis.Analyzer"
@@ -214,10 +215,13 @@ class Writer:
             self._commit = Program.method(WRITER, "commit", "long").bind(self._writer)
             flush = Program.method(WRITER, "flushNextBuffer", "boolean")
             self._flush = flush.bind(self._writer)
-            self._add = self._program()
+            document = self._program()
+            self._add = document.for_each_between(BETWEEN)
+            escapes = Program.method(STRING, "translateEscapes", STRING)
+            self._add_escaped = escapes.then(document).for_each_line()
 
     def _program(self) -> Program:
-        """(docid, blank, text; all escaped) -> Anserini's document of it, made by its own generator
+        """(docid, blank, text) -> Anserini's document of it, made by its own generator, and added
 
         Anserini's own reader of JSON would make a parser and a stream for each document.
         """
@@ -225,26 +229,24 @@ class Writer:
         arguments.storeRaw = True
         generator = "io.anserini.index.generator.DefaultLuceneDocumentGenerator"
         source = "io.anserini.collection.SourceDocument"
-        translate = Program.method(STRING, "translateEscapes", STRING)
         split = Program.method(STRING, "split", STRINGS, STRING, "int").bind(" ", 2, at=1)
         from_fields = Program.static(JSON_DOCUMENT, "fromFields", JSON_DOCUMENT, STRING, STRING)
         docid, text = (Program.element(STRINGS, number) for number in (0, 1))
         record = from_fields.fed(text, at=1).fed(docid).reordered([STRINGS], [0, 0])
         make = Program.method(generator, "createDocument", DOCUMENT, source)
         add = Program.method(WRITER, "addDocument", "long", "java.lang.Iterable")
-        made = translate.then(split).then(record).then(make.bind(java_class(generator)(arguments)))
-        return made.then(add.bind(self._writer)).for_each_line()
+        made = split.then(record).then(make.bind(java_class(generator)(arguments)))
+        return made.then(add.bind(self._writer))
 
     def add(self, documents: Iterable[tuple[str, str]]) -> int:
         """Add a batch of (docid, text) and return its size; ids must be new, texts not empty."""
         records = [f"{docid} {text}" for docid, text in documents]
-        together = "\0".join(records)
-        if together.count("\0") >= len(records):  # some text has that sign
-            escaped = "\n".join(map(_escaped, records))
-        else:
-            escaped = _escaped(together).replace("\0", "\n")
+        together = BETWEEN.join(records)
         with failures(self._folder):
-            self._add(java.java_text(escaped))
+            if together.count(BETWEEN) < len(records):
+                self._add(java.java_text(together))
+            else:  # a text has that sign
+                self._add_escaped(lines(map(_escaped, records)))
         return len(records)
 
     def finish(self, threads: int) -> int:

@@ -346,7 +346,7 @@ def test_a_failure_of_java_is_said_in_two_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And leaves nothing, though it came from another thread."""
-    monkeypatch.setattr(lucene, "_escaped", lambda records: "neither\nof\nthese\nhas\ntext")
+    monkeypatch.setattr(lucene, "BETWEEN", " ")
     with refused("index", "--debug"):
         index(settings(tmp_path))
     assert names(tmp_path) == ["c.jsonl"]
