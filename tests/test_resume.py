@@ -22,7 +22,7 @@ SOAK = bool(os.environ.get("PIPELINE_SOAK"))
 KILLS = (
     {"retrieve": 20, "rerank": 25, "commit": 25}
     if SOAK
-    else {"retrieve": 3, "rerank": 4, "commit": 4}
+    else {"retrieve": 2, "rerank": 3, "commit": 2}
 )
 SEED = 20
 TOPICS = 30
