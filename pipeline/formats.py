@@ -57,17 +57,22 @@ _parse_value = json.JSONDecoder().raw_decode
 
 
 def gathered(source: Iterable[tuple[int, str, str]]) -> Iterator[Rows]:
-    """Put documents together that come one by one."""
+    """Put documents together that come one by one; those before a malformed one come as well."""
     lines: list[int] = []
     records: list[tuple[str, str]] = []
     characters = 0
-    for line, docid, text in source:
-        lines.append(line)
-        records.append((docid, text))
-        characters += len(text)
-        if len(records) >= BATCH or characters >= BATCH_CHARACTERS:
+    try:
+        for line, docid, text in source:
+            lines.append(line)
+            records.append((docid, text))
+            characters += len(text)
+            if len(records) >= BATCH or characters >= BATCH_CHARACTERS:
+                yield lines, records
+                lines, records, characters = [], [], 0
+    except InputError:
+        if records:
             yield lines, records
-            lines, records, characters = [], [], 0
+        raise
     if records:
         yield lines, records
 

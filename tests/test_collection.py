@@ -252,6 +252,12 @@ BAD = {
     "id of two words": ('{"id": "a b", "contents": "a"}\n', ":1", "document id 'a b' is", "white"),
     "id that drives": ('{"id": "\\u001b[2J", "contents": ""}', ":1", r"id '\x1b[2J' is", "white"),
     "id half a character": ('{"id": "\\ud800", "contents": ""}', ":1", r"id '\ud800' is", "white"),
+    "first of two": (
+        '{"id": "a b", "contents": "a"}\n{"id": \n',
+        ":1",
+        "document id 'a b' is",
+        "white",
+    ),
     "no tab": ("1\ta\n2 b\n", ":2", "no tab in '2 b'", "docid TAB text"),
     "empty line": ("1\ta\n\n", ":2", "an empty line", "docid TAB text"),
     "latin1": ("1\tcaf\xe9\n".encode("latin1"), ":1", "not UTF-8", "iconv -f latin1"),
