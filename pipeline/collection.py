@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from pipeline import formats, machine
+from pipeline import formats
 from pipeline.errors import InputError, Interrupted, PipelineError, shown, storage_error
 from pipeline.store import digest_file, digest_json
 from pipeline.textfile import UTF8_MARK, open_stream
@@ -164,8 +163,7 @@ def digest(path: Path | str) -> str:
     """Digest of a collection's content: its files' bytes in order, not their names."""
     if str(path).startswith(IR_DATASETS):
         return f"{path}"  # a published, versioned data set; its content is not ours to read twice
-    with ThreadPoolExecutor(machine.cpus()) as pool:  # hashing lets other threads go on
-        return digest_json(list(pool.map(digest_file, files(path))))
+    return digest_json([digest_file(file) for file in files(path)])
 
 
 def load_texts(path: Path | str, docids: Iterable[str]) -> dict[str, str]:

@@ -46,7 +46,8 @@ def parse(file: Path) -> Iterator[Rows]:
         json_lines = start.startswith(("{", "["))
         at_once, one_by_one = (_plain_records, _records) if json_lines else (_plain_rows, _rows)
         for first, block in _from_line(begin, blocks(file, MAX_DOCUMENT)):
-            if (found := at_once(block)) is not None:
+            found = at_once(block) if len(block) <= MAX_DOCUMENT else None  # a line may be too long
+            if found is not None:
                 yield range(first, first + len(found)), found
             else:
                 source = decoded(file, cut(file, first, block, MAX_DOCUMENT))

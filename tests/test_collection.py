@@ -330,6 +330,10 @@ def test_an_endless_document_is_refused_in_bounded_memory(
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 20e6
+    for text in ("1\ta\n2\t{}\n3\tb\n", '{{"id": "1", "contents": "{}"}}\n'):
+        later = file_of(tmp_path, "1\ta\n" * text.startswith("1") + text.format("x" * (1 << 18)))
+        with refused(": a line longer than 262,144 bytes", kind=InputError):
+            list(documents(later))
 
 
 @pytest.mark.parametrize(
