@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError, shown
-from pipeline.textfile import blocks, cut, decoded, elements, from_first_text, plain
+from pipeline.textfile import blocks, cut, decoded, elements, from_first_text, plain, split_at_tab
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +22,7 @@ BATCH_CHARACTERS = 1 << 20  # or as much text as this
 MAX_DOCUMENT = 1 << 26  # bytes of one document: a long book is a few million
 ID_KEYS = ("id", "_id", "docid", "docno")
 ONE_OBJECT = "write one object a line, as jq -c does (jq -c '.[]' for an array)"
+TABBED = "a line of a TSV collection is: docid TAB text"
 # What Anserini's TrecCollection takes as the text of a document.
 TREC_TEXT = re.compile(
     r"<(/?)(TEXT|HEADLINE|TITLE|HL|HEAD|TTL|DD|DATE|LP|LEADPARA)\b[^<>]*>", re.IGNORECASE
@@ -187,15 +188,7 @@ def _plain_rows(block: bytes) -> list[tuple[str, str]] | None:
 
 def _rows(file: Path, source: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str, str]]:
     for number, line in source:
-        docid, tab, text = line.partition("\t")
-        if not tab:
-            raise InputError(
-                file,
-                number,
-                f"no tab in {shown(line)}" if line.strip() else "an empty line",
-                "a line of a TSV collection is: docid TAB text",
-            )
-        yield number, docid.strip(), text
+        yield number, *split_at_tab(file, number, line, TABBED)
 
 
 def _trec(file: Path, source: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str, str]]:

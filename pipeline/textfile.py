@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from pipeline.errors import InputError, storage_error
+from pipeline.errors import InputError, shown, storage_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -171,6 +171,19 @@ def decoded(path: Path | str, source: Iterable[tuple[int, bytes]]) -> Iterator[t
                 f"convert the file: iconv -f {'utf-16' if utf16 else 'latin1'} -t utf-8",
             ) from error
         yield number, text
+
+
+def split_at_tab(path: Path | str, number: int, line: str, hint: str) -> tuple[str, str]:
+    """Read the id and the text of a line `id TAB text`.
+
+    Raises:
+        InputError: there is no tab; `hint` says what such a line is.
+    """
+    name, tab, text = line.partition("\t")
+    if not tab:
+        problem = f"no tab in {shown(line)}" if line.strip() else "an empty line"
+        raise InputError(path, number, problem, hint)
+    return name.strip(), text
 
 
 def from_first_text(

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError, PipelineError, did_you_mean, shown
-from pipeline.textfile import MAX_LINE, elements, from_first_text, plain
+from pipeline.textfile import MAX_LINE, elements, from_first_text, plain, split_at_tab
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,15 +95,7 @@ def tsv_topic(path: Path | str, number: int, line: str) -> tuple[str, str]:
     Raises:
         InputError: there is no tab.
     """
-    qid, tab, text = line.partition("\t")
-    if not tab:
-        raise InputError(
-            path,
-            number,
-            f"no tab in {shown(line)}" if line.strip() else "an empty line",
-            "a topic line is: qid TAB text",
-        )
-    return qid.strip(), text
+    return split_at_tab(path, number, line, "a topic line is: qid TAB text")
 
 
 def jsonl_topic(path: Path | str, number: int, line: str) -> tuple[str, str]:

@@ -170,32 +170,30 @@ RECORDS = st.lists(
 )
 
 
+def check_both_ways(lines: list[str], ended: bool, at_once: Any, one_by_one: Any) -> None:
+    """Either the same documents, or none and a reading line by line, which finds what is wrong."""
+    latin = any("\xff" in line for line in lines)
+    block = "\n".join(lines).encode("latin1" if latin else "utf-8", "replace") + b"\n" * ended
+    found = at_once(block) if block else None
+    if found is not None:
+        file = Path("corpus")
+        source = textfile.decoded(file, textfile.cut(file, 1, block, 1 << 20))
+        expected = list(one_by_one(file, source))
+        assert [(number, *record) for number, record in enumerate(found, 1)] == expected
+
+
 @given(RECORDS, st.booleans())
 @example(['{"id": "a", "contents": "one"}', '{"id": "b",', '"contents": "two"}'], True)
 @example(['{"id": "e",', '"contents": "split"}{"id": "e", "contents": "one"}'], True)
 def test_lines_read_at_once_are_those_read_one_by_one(records: list[str], ended: bool) -> None:
-    """Either the same documents, or none and a reading line by line, which finds what is wrong."""
-    block = "\n".join(records).encode("latin1" if "\xff" in records else "utf-8", "replace")
-    block += b"\n" * ended
-    found = formats._plain_records(block) if block else None
-    if found is not None:
-        file = Path("corpus.jsonl")
-        source = textfile.decoded(file, textfile.cut(file, 1, block, 1 << 20))
-        expected = list(formats._records(file, source))
-        assert [(number, *record) for number, record in enumerate(found, 1)] == expected
+    """JSON."""
+    check_both_ways(records, ended, formats._plain_records, formats._records)
 
 
 @given(ROWS, st.booleans())
 def test_rows_read_at_once_are_those_read_one_by_one(rows: list[str], ended: bool) -> None:
-    """The same of TSV."""
-    block = "\n".join(rows).encode("latin1" if "a\t\xff" in rows else "utf-8", "replace")
-    block += b"\n" * ended
-    found = formats._plain_rows(block) if block else None
-    if found is not None:
-        file = Path("collection.tsv")
-        source = textfile.decoded(file, textfile.cut(file, 1, block, 1 << 20))
-        expected = list(formats._rows(file, source))
-        assert [(number, *row) for number, row in enumerate(found, 1)] == expected
+    """TSV."""
+    check_both_ways(rows, ended, formats._plain_rows, formats._rows)
 
 
 def test_real_lines_are_read_at_once(tiny: Path) -> None:

@@ -447,7 +447,9 @@ def test_memory_is_bounded_by_batches(tmp_path: Path, monkeypatch: pytest.Monkey
     text = jsonl((f"d{n}", "x" * 400) for n in range(10))
     for start in ("", " "):  # read at once, and line by line
         file = file_of(tmp_path, start + text.replace("\n{", f"\n{start}{{"), "c.jsonl")
-        assert max(len(batch) for batch in _Source(file).batches()) <= 3
+        sizes = [len(batch) for batch in _Source(file).batches()]
+        assert sum(sizes) == 10
+        assert max(sizes) <= 3
 
 
 STOPPED = """
