@@ -138,7 +138,7 @@ def _crew(
 
     if settings.executor is None:
         raise AssertionError("workers were not asked for")
-    cpus = settings.threads or int((begun or {}).get("threads") or 1)
+    cpus = settings.threads or 1
     model = Path(settings.model)
     place = str(model.absolute()) if model.is_dir() else settings.model
     maker = EncodeMaker(replace(settings, model=place, threads=cpus), begun)

@@ -210,10 +210,10 @@ def _crew(
     job: Job,
     reporter: Reporter,
 ) -> Crew:
-    """Hire workers; one processor each unless told otherwise, or begun otherwise."""
+    """Hire workers; one processor each unless told otherwise."""
     from pipeline.cluster import Crew
 
-    cpus = load.wishes.threads or int((begun or {}).get("threads") or 1)
+    cpus = load.wishes.threads or 1
     load = replace(load, wishes=replace(load.wishes, threads=cpus)).from_anywhere()
     return Crew(
         executor,

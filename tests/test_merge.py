@@ -105,9 +105,9 @@ def test_different_recipes_are_named(settings: RerankSettings, tmp_path: Path) -
 def test_different_processors_are_named(settings: RerankSettings) -> None:
     """Their scores differ in the last bits: parts of two signatures are never mixed."""
     first, second = cut(settings, 2)
-    edit(first, lambda sidecar: sidecar["details"]["signature"].update(threads=2))
-    edit(second, lambda sidecar: sidecar["details"]["signature"].update(threads=4))
-    with refused("differ in the last bits: threads (2 and 4)", "same processor"):
+    edit(first, lambda sidecar: sidecar["details"]["signature"].update(token_budget=512))
+    edit(second, lambda sidecar: sidecar["details"]["signature"].update(token_budget=1024))
+    with refused("differ in the last bits: token_budget (512 and 1024)", "same processor"):
         joined(settings)
 
 

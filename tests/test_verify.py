@@ -142,12 +142,12 @@ def test_other_versions_are_named(made: Path) -> None:
 
     def older(sidecar: dict[str, object]) -> None:
         sidecar["provenance"]["packages"]["numpy"] = "1.0"  # type: ignore[index]
-        sidecar["details"]["signature"]["threads"] = 64  # type: ignore[index]
+        sidecar["details"]["signature"]["token_budget"] = 64  # type: ignore[index]
 
     edit(made / "out.run", older)
     found = verify(VerifySettings(made / "out.run"))
     assert found.well
-    assert found.surroundings[0] == "threads: 64 -> None"
+    assert found.surroundings[0] == "token_budget: 64 -> None"
     assert found.surroundings[1].startswith("package 'numpy': '1.0' -> ")
 
 

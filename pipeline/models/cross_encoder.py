@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.models.engine import batches, resolve, within_memory
+from pipeline.models.engine import batches, even, resolve, within_memory
 from pipeline.models.flat import Joined, fetching, flat_batch, flat_batches, joined
 from pipeline.models.folder import advice, check, digest, reading
 from pipeline.models.forward import Forward
@@ -75,8 +75,10 @@ class CrossEncoder:
             min(MAX_QUERY_TOKENS, self._limit // 2),
         )
         self._check(model, longest)
-        with reading(folder):
-            self._forward = Forward(model, self.engine, self._tokenizer)
+        with reading(folder):  # weights are laid out by a thread like those that use them
+            (self._forward,) = self.engine.each(
+                lambda of: Forward(of, self.engine, self._tokenizer), [model]
+            )
 
     def _check(self, model: Any, longest: int) -> None:
         logits = model.config.num_labels
@@ -176,26 +178,25 @@ class CrossEncoder:
     def _padded(self, pairs: _Pairs) -> Scored:
         device, pad, passages = self.engine.device, self._tokenizer.pad, pairs.passages
 
-        def compute(budget: int) -> tuple[NDArray[np.float32], int]:
-            self.engine.use_threads()
-            computed = 0
-            order, made = [], []
+        def score(batch: tuple[NDArray[np.int64], int]) -> tuple[torch.Tensor, int]:
+            places, width = batch
             with torch.inference_mode():
-                for places, width in batches(pairs.lengths, budget):
-                    group = [passages.one(place) for place in places.tolist()]
-                    batch = pair_batch(self._template, pairs.query, group, width, pad, device)
-                    made.append(self._one_logit(self._forward.padded(batch)))
-                    order.append(places)
-                    computed += batch.ids.numel()
-                logits = torch.cat(made).cpu().numpy()
-            return _in_place(order, logits), computed
+                group = [passages.one(place) for place in places.tolist()]
+                padded = pair_batch(self._template, pairs.query, group, width, pad, device)
+                return self._one_logit(self._forward.padded(padded)), padded.ids.numel()
+
+        def compute(budget: int) -> tuple[NDArray[np.float32], int]:
+            cut = list(batches(pairs.lengths, even(pairs.lengths, budget)))
+            made = self.engine.each(score, cut)
+            with torch.inference_mode():
+                logits = torch.cat([of_batch for of_batch, _ in made]).cpu().numpy()
+            return _in_place([places for places, _ in cut], logits), sum(n for _, n in made)
 
         (scores, computed), budget = within_memory(self.engine.token_budget, compute)
         return self._scored(pairs, scores, budget, computed)
 
     def _flat(self, pairs: _Pairs) -> Callable[[], Scored]:
         def compute(budget: int) -> tuple[list[NDArray[np.int64]], Callable[[], NDArray[Any]]]:
-            self.engine.use_threads()
             order, made = list(flat_batches(pairs.lengths, budget)), []
             with torch.inference_mode():
                 for places in order:

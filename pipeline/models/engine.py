@@ -1,15 +1,18 @@
 """Devices, precisions and batches: what decides how fast a model runs, and its last bits.
 
-Scores of the same pairs differ in their last bits with the batch they are computed in, the number
-of threads and the libraries. So batches are a function of one topic alone, and everything else is
-resolved once, when a stage begins, into the numeric signature: under one signature the same bytes
-come out, whatever was killed or resumed.
+Scores of the same pairs differ in their last bits with the batch they are computed in and the
+libraries. So batches are a function of one topic alone, and everything else is resolved once, when
+a stage begins, into the numeric signature: under one signature the same bytes come out, whatever
+was killed or resumed. On a CPU each batch is computed by one thread (`each`): the bits do not
+depend on how many there are, and no thread waits for another in the middle of a layer.
 """
 
 from __future__ import annotations
 
 import platform
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,8 +34,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BUDGETS = {"cpu": 1024, "cuda": 65536}  # padded tokens of one forward pass
 LEAST_BUDGET = 8
 MOST_THREADS = 1024
+SHARES = 8  # batches of a small topic, so that so many threads have some
+LEAST_SHARE = 256  # tokens of a batch, below which multiplications become slow
 ROUND_TO = 8  # sequence lengths: few shapes, and rows that vector units like
-VERSION = 1  # of the arithmetic in this folder; a new one makes finished parts stale
+VERSION = 2  # of the arithmetic in this folder; a new one makes finished parts stale
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,6 @@ class Engine:
             "device": self.device,
             "processor": _processor(self.device),
             "precision": self.precision,
-            "threads": self.threads,
             "token_budget": self.token_budget,
             "versions": {
                 "torch": str(torch.__version__),  # with its build, which the metadata leave out
@@ -66,10 +70,16 @@ class Engine:
             },
         }
 
-    def use_threads(self) -> None:
-        """Set torch's number of threads, which belongs to the whole process."""
-        if torch.get_num_threads() != self.threads:
-            torch.set_num_threads(self.threads)
+    def each[B, R](self, compute: Callable[[B], R], some: Sequence[B]) -> list[R]:
+        """Compute batches, on a CPU as many at a time as there are threads, one thread each."""
+        if self.device != "cpu":
+            return [compute(batch) for batch in some]
+        pending = [_crew(self.threads).submit(compute, batch) for batch in some]
+        try:
+            return [future.result() for future in pending]
+        finally:
+            for future in pending:  # after a failure or a stop
+                future.cancel()
 
 
 def resolve(wishes: Wishes, begun: Mapping[str, Any] | None = None) -> Engine:
@@ -86,7 +96,7 @@ def resolve(wishes: Wishes, begun: Mapping[str, Any] | None = None) -> Engine:
     if begun.get("device") != device:
         begun = {}
     precision = str(begun.get("precision") if wishes.precision == "auto" else wishes.precision)
-    threads = wishes.threads or _positive(begun.get("threads")) or cpus()
+    threads = wishes.threads or cpus()
     budget = wishes.token_budget or _positive(begun.get("token_budget")) or BUDGETS[device]
     if not 1 <= threads <= MOST_THREADS or budget < LEAST_BUDGET:
         raise PipelineError(
@@ -96,6 +106,12 @@ def resolve(wishes: Wishes, begun: Mapping[str, Any] | None = None) -> Engine:
     return Engine(
         device, precision if precision in DTYPES else _best_precision(device), threads, budget
     )
+
+
+@cache
+def _crew(threads: int) -> ThreadPoolExecutor:
+    # In torch the number of threads belongs to the thread that calls.
+    return ThreadPoolExecutor(threads, "engine", torch.set_num_threads, (1,))
 
 
 def _positive(value: object) -> int:
@@ -154,6 +170,17 @@ def batches(
         count = max(1, budget // width)
         yield order[start : start + count], width
         start += count
+
+
+def even(lengths: Sequence[int] | NDArray[np.int64], budget: int) -> int:
+    """Lower a budget so that the batches of one topic share its tokens among several threads.
+
+    Their number is about a multiple of `SHARES`, if that leaves `LEAST_SHARE` tokens for each.
+    """
+    tokens = int(np.sum(lengths))
+    count = -(-tokens // budget)
+    count = -(-count // SHARES) * SHARES
+    return min(budget, max(LEAST_SHARE, -(-tokens // max(count, 1))))
 
 
 def round_up(length: int) -> int:

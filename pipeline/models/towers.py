@@ -95,7 +95,7 @@ class Towers(ABC):
 
     def _cross(self, vectors: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[Any]:
         """Scores of passages of shape (passages, size) for a query of shape (1, size)."""
-        # Not a product of matrices, whose last bits depend on the number of threads.
+        # Not a product of matrices, whose last bits depend on the number of rows.
         return (vectors * query).sum(axis=1, dtype=np.float32)
 
     @property
@@ -242,19 +242,18 @@ class Towers(ABC):
         queries: bool,
     ) -> None:
         """Compute the vectors of sequences of one width."""
-        done = 0
-        while done < len(places):
 
-            def compute(budget: int, done: int = done) -> tuple[int, NDArray[np.float32]]:
-                rows = min(QUERY_ROWS, budget) if queries else _rows(ids.shape[1], budget)
-                chosen = np.minimum(np.arange(done, done + rows), len(places) - 1)
-                self.engine.use_threads()
-                made = self._forward(ids[chosen], lengths[chosen], queries)
-                return min(rows, len(places) - done), made
+        def compute(budget: int) -> NDArray[np.float32]:
+            rows = min(QUERY_ROWS, budget) if queries else _rows(ids.shape[1], budget)
 
-            (count, made), self._budget = within_memory(self._budget, compute)
-            vectors[places[done : done + count]] = made[:count]
-            done += count
+            def some(start: int) -> NDArray[np.float32]:
+                chosen = np.minimum(np.arange(start, start + rows), len(places) - 1)
+                return self._forward(ids[chosen], lengths[chosen], queries)
+
+            return np.concatenate(self.engine.each(some, range(0, len(places), rows)))
+
+        made, self._budget = within_memory(self._budget, compute)
+        vectors[places] = made[: len(places)]
 
 
 def _rows(width: int, budget: int) -> int:

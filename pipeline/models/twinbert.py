@@ -116,8 +116,10 @@ class TwinBert(Towers):
             return made.float().cpu().numpy()
 
     def _cross(self, vectors: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[Any]:
-        self.engine.use_threads()
-        with torch.inference_mode():
-            passages = torch.from_numpy(vectors).to(self.engine.device)
-            wanted = torch.from_numpy(query).to(self.engine.device).expand_as(passages)
-            return self._net(wanted, passages).cpu().numpy()  # type: ignore[no-any-return]
+        def cross(of: NDArray[np.float32]) -> NDArray[Any]:
+            with torch.inference_mode():
+                passages = torch.from_numpy(of).to(self.engine.device)
+                wanted = torch.from_numpy(query).to(self.engine.device).expand_as(passages)
+                return self._net(wanted, passages).cpu().numpy()  # type: ignore[no-any-return]
+
+        return self.engine.each(cross, [vectors])[0]

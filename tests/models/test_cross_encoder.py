@@ -247,16 +247,30 @@ def test_out_of_memory_starts_the_topic_again_with_smaller_batches(
     real = bert.FirstToken.hidden
 
     def small_memory(base: Any, batch: Any) -> torch.Tensor:
-        if batch.ids.numel() > 300:
+        if batch.ids.numel() > 150:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return real(base, batch)
 
     monkeypatch.setattr(bert.FirstToken, "hidden", small_memory)
     result = model.score(QUERY, PASSAGES)
 
-    assert result.lowered_budget == 256
+    assert result.lowered_budget == 128
     np.testing.assert_allclose(result.scores, expected, atol=2e-5)
     assert model.engine.token_budget == engine.BUDGETS["cpu"]  # the next topic starts as usual
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_scores_do_not_depend_on_the_number_of_threads(
+    tiny_model: Callable[..., Path], precision: Any
+) -> None:
+    """Each batch is computed by one thread, so a run is the same on machines of any size."""
+    folder = tiny_model()
+    passages = [text * repeat for repeat in range(1, 9) for text in PASSAGES]
+    scores = [
+        CrossEncoder(folder, Wishes("cpu", precision, threads), Limits()).score(QUERY, passages)
+        for threads in (1, 2, 5)
+    ]
+    assert scores[0].scores.tobytes() == scores[1].scores.tobytes() == scores[2].scores.tobytes()
 
 
 def test_a_passage_that_never_fits_is_an_error(
@@ -290,7 +304,7 @@ def test_other_errors_of_torch_are_not_taken_for_a_lack_of_memory(
 
     with pytest.raises(RuntimeError, match="mat1"):
         model.score(QUERY, PASSAGES)
-    assert len(calls) == 1
+    assert len(calls) <= 2  # batches of one try
 
 
 @pytest.mark.parametrize("labels", [1])

@@ -54,13 +54,13 @@ def test_auto_means_bf16_only_where_the_hardware_is_built_for_it(
 def test_a_begun_stage_keeps_its_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was settled at the beginning holds for whatever is left to us, on the same device."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    begun = {"device": "cpu", "precision": "fp32", "threads": 7, "token_budget": 640}
+    begun = {"device": "cpu", "precision": "fp32", "token_budget": 640}
 
     kept = resolve(Wishes(), begun)
     asked = resolve(Wishes(precision="bf16", threads=2, token_budget=512), begun)
     elsewhere = resolve(Wishes(), begun | {"device": "cuda"})
 
-    assert (kept.precision, kept.threads, kept.token_budget) == ("fp32", 7, 640)
+    assert (kept.precision, kept.token_budget) == ("fp32", 640)
     assert (asked.precision, asked.threads, asked.token_budget) == ("bf16", 2, 512)
     assert (elsewhere.device, elsewhere.token_budget) == ("cpu", engine.BUDGETS["cpu"])
 
@@ -68,9 +68,9 @@ def test_a_begun_stage_keeps_its_engine(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     "begun",
     [
-        {"device": "cpu", "precision": "int3", "threads": -1, "token_budget": "many"},
+        {"device": "cpu", "precision": "int3", "token_budget": "many"},
         {"device": 7},
-        {"device": "cpu", "threads": True, "token_budget": 0.5},
+        {"device": "cpu", "token_budget": 0.5},
     ],
 )
 def test_a_damaged_signature_is_no_trap(begun: dict[str, object]) -> None:
@@ -105,11 +105,11 @@ def test_an_engine_never_asks_for_a_device_that_is_unknown() -> None:
 
 
 def test_the_signature_names_everything_that_decides_last_bits() -> None:
-    """Device, processor, precision, threads, budget and the versions of three libraries."""
+    """Device, processor, precision, budget and the versions of three libraries; not threads."""
     signature = resolve(Wishes(device="cpu", precision="fp32", threads=2)).signature()
 
     assert signature["device"] == "cpu"
-    assert signature["threads"] == 2
+    assert "threads" not in signature
     assert set(signature["versions"]) == {"torch", "transformers", "tokenizers"}
     assert signature["versions"]["torch"] == torch.__version__
     assert {"backend", "engine", "processor", "precision", "token_budget"} <= signature.keys()
@@ -137,3 +137,12 @@ def test_lack_of_memory_halves_the_budget(error: Exception) -> None:
 
     assert tried == [1024, 512, 256, 128]
     assert budget == 128
+
+
+def test_small_topics_are_shared_among_threads() -> None:
+    """About a multiple of eight batches each, none of them tiny, none above the budget."""
+    assert engine.even([67] * 100, 1024) == 838
+    assert engine.even([67] * 1000, 1024) == 931
+    assert engine.even([20] * 10, 1024) == engine.LEAST_SHARE
+    assert engine.even([20] * 10, 64) == 64
+    assert engine.even([], 64) == 64
