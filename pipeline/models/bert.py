@@ -17,20 +17,18 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention
+from torch.nn.functional import gelu, layer_norm, linear
+
+from pipeline.models.attention import Flat, Padded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pipeline.models.engine import Batch, Engine
     from pipeline.models.flat import FlatBatch, Kernel
 
 KINDS = frozenset({"bert", "electra", "roberta", "xlm-roberta", "camembert"})
 TYPICAL_ROWS = 1024  # tokens of a batch, for which oneDNN lays out weights
-# Attention as two plain multiplications is faster than the fused kernel on short sequences of
-# narrow heads; on long ones its scores no longer fit the cache.
-PLAIN_UP_TO = 192
-MASKED = -30000.0  # added to a score: e to that is zero, and it is a number in bf16 and fp16
 
 
 class FirstToken:
@@ -62,18 +60,15 @@ class FirstToken:
         *layers, last = base.encoder.layer
         scaled = kernel is None
         self._layers = [_Layer(layer, engine, scaled=scaled) for layer in layers]
-        self._last = _Layer(last, engine, scaled=scaled, alone=alone)
+        first = _PaddedFirst if kernel is None else _FlatFirst
+        self._last = (first if alone else _Layer)(last, engine, scaled=scaled)
 
     def hidden(self, batch: Batch) -> torch.Tensor:
         """Last hidden state: (sequences, 1, hidden), or (sequences, positions, hidden) of all."""
         hidden = self._embed(input_ids=batch.ids, token_type_ids=batch.segments)
         for project in self._project:
             hidden = project(hidden)
-        bias: torch.Tensor | None = None
-        if batch.mask is not None:
-            bias = torch.zeros(batch.mask.shape, dtype=hidden.dtype, device=hidden.device)
-            bias = bias.masked_fill_(~batch.mask, MASKED)[:, None, None]
-        return self._through(hidden, _Padded(bias, plain=self._plain))
+        return self._through(hidden, Padded(batch.mask, hidden.dtype, plain=self._plain))
 
     def flat(self, batch: FlatBatch) -> torch.Tensor:
         """Last hidden state of the first tokens, shape (sequences, 1, hidden), without padding."""
@@ -89,86 +84,30 @@ class FirstToken:
         )
         for project in self._project:
             hidden = project(hidden)
-        return self._through(hidden[0], _Flat(batch, self._kernel))[:, None]
+        return self._through(hidden[0], Flat(batch, self._kernel))[:, None]
 
-    def _through(self, hidden: torch.Tensor, attention: _Padded | _Flat) -> torch.Tensor:
+    def _through(self, hidden: torch.Tensor, attention: Any) -> torch.Tensor:
         for layer in self._layers:
             hidden = layer(hidden, attention)
         return self._last(hidden, attention)
 
 
-class _Padded:
-    """Attention over (sequences, positions, hidden); `bias` is added to its scores."""
-
-    def __init__(self, bias: torch.Tensor | None, *, plain: bool) -> None:
-        self._bias, self._plain = bias, plain
-
-    def first(self, hidden: torch.Tensor) -> torch.Tensor:
-        return hidden[:, :1].contiguous()
-
-    def __call__(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: int, width: int
-    ) -> torch.Tensor:
-        count, length = key.shape[:2]
-
-        def split(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.view(count, -1, heads, width).transpose(1, 2)
-
-        query, key, value = split(query), split(key), split(value)
-        if self._plain and length <= PLAIN_UP_TO:
-            scores = query @ key.transpose(2, 3)
-            if self._bias is not None:
-                scores += self._bias
-            context = scores.softmax(dim=-1) @ value
-        else:
-            context = scaled_dot_product_attention(
-                query, key, value, attn_mask=self._bias, scale=1.0
-            )
-        return context.transpose(1, 2).reshape(count, -1, heads * width)
-
-
-class _Flat:
-    """Attention within sequences that lie one after the other, (tokens, hidden)."""
-
-    def __init__(self, batch: FlatBatch, kernel: Kernel) -> None:
-        self._batch, self._kernel = batch, kernel
-
-    def first(self, hidden: torch.Tensor) -> torch.Tensor:
-        return hidden.index_select(0, self._batch.starts[:-1])
-
-    def __call__(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: int, width: int
-    ) -> torch.Tensor:
-        batch = self._batch
-        queries = (batch.starts, batch.longest)
-        if len(query) != len(key):  # of the first tokens alone
-            queries = (batch.each, 1)
-        query, key, value = (tensor.view(-1, heads, width) for tensor in (query, key, value))
-        context = self._kernel(
-            query, key, value, queries[0], batch.starts, queries[1], batch.longest
-        )
-        return context.reshape(-1, heads * width)
-
-
 class _Layer:
-    """One layer; `alone` computes it for the first position alone.
+    """One layer over (sequences, positions, hidden), or (tokens, hidden).
 
-    `scaled`: attention's scale is part of the query's weights, and not left to attention.
+    Args:
+        scaled: attention's scale is part of the query's weights, and not left to attention.
     """
 
-    def __init__(
-        self, layer: Any, engine: Engine, *, scaled: bool = True, alone: bool = False
-    ) -> None:
+    def __init__(self, layer: Any, engine: Engine, *, scaled: bool = True) -> None:
         attention, mixed, output = layer.attention.self, layer.attention.output, layer.output
-        self._heads, self._width = attention.num_attention_heads, attention.attention_head_size
+        self.heads, self.width = attention.num_attention_heads, attention.attention_head_size
+        scale = self.width**-0.5 if scaled else 1.0  # before any rounding
         parts = [attention.query, attention.key, attention.value]
         weights = [part.weight.data for part in parts]
         biases = [part.bias.data for part in parts]
-        if scaled:  # before any rounding
-            weights[0] = weights[0] * self._width**-0.5
-            biases[0] = biases[0] * self._width**-0.5
-        self._alone = _Linear(weights.pop(0), biases.pop(0), engine) if alone else None
-        self._projections = _Linear(torch.cat(weights), torch.cat(biases), engine)
+        weights[0], biases[0] = weights[0] * scale, biases[0] * scale
+        self._prepare(weights, biases, engine)
         self._mix = _Linear(mixed.dense.weight.data, mixed.dense.bias.data, engine)
         wide = layer.intermediate
         self._activation = wide.intermediate_act_fn
@@ -178,20 +117,76 @@ class _Layer:
         self._norm_mixed = _norm(mixed.LayerNorm, engine)
         self._norm_output = _norm(output.LayerNorm, engine)
 
-    def __call__(self, hidden: torch.Tensor, attention: _Padded | _Flat) -> torch.Tensor:
-        """Take and give (sequences, positions, hidden), or (tokens, hidden)."""
-        projected = torch.split(self._projections(hidden), hidden.shape[-1], dim=-1)
-        if self._alone is not None:
-            hidden = attention.first(hidden)
-            projected = (self._alone(hidden), *projected)
-        query, key, value = projected
-        context = attention(query, key, value, self._heads, self._width)
-        attended = self._norm_mixed(self._mix(context) + hidden)
+    def _prepare(
+        self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], engine: Engine
+    ) -> None:
+        """Keep what makes query, key and value."""
+        self._projections = _Linear(torch.cat([*weights]), torch.cat([*biases]), engine)
+
+    def __call__(self, hidden: torch.Tensor, attention: Any) -> torch.Tensor:
+        """Hidden states of the layer, of the shape of those before it."""
+        query, key, value = torch.split(self._projections(hidden), hidden.shape[-1], dim=-1)
+        return self._finish(hidden, attention(query, key, value, self.heads, self.width))
+
+    def _finish(self, hidden: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        attended = self._norm_mixed(self._mix.added(context, hidden))
         if self._gelu:
             wide = self._widen.with_gelu(attended)
         else:
             wide = self._activation(self._widen(attended))
-        return self._norm_output(self._narrow(wide) + attended)
+        return self._norm_output(self._narrow.added(wide, attended))
+
+
+class _FlatFirst(_Layer):
+    """A layer for the first tokens alone, of sequences that lie one after the other."""
+
+    def _prepare(
+        self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], engine: Engine
+    ) -> None:
+        self._query = _Linear(weights[0], biases[0], engine)
+        self._projections = _Linear(torch.cat([*weights[1:]]), torch.cat([*biases[1:]]), engine)
+
+    def __call__(self, hidden: torch.Tensor, attention: Any) -> torch.Tensor:
+        """Take (tokens, hidden), give (sequences, hidden)."""
+        first = attention.first(hidden)
+        key, value = torch.split(self._projections(hidden), hidden.shape[-1], dim=-1)
+        context = attention(self._query(first), key, value, self.heads, self.width)
+        return self._finish(first, context)
+
+
+class _PaddedFirst(_Layer):
+    """A layer for the first position alone, of padded sequences.
+
+    One query needs no keys and values: its product with the keys of all positions is the product of
+    one vector, made of the query and the key's weights, with all hidden states, and the value's
+    weights may be applied to the average of hidden states as well as to each. (The key's bias adds
+    the same to all scores of a query, which softmax does not see.)
+    """
+
+    def _prepare(
+        self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], engine: Engine
+    ) -> None:
+        self._query = _Linear(weights[0], biases[0], engine)
+        key, value = (
+            weight.view(self.heads, self.width, -1).to(engine.device, engine.dtype)
+            for weight in weights[1:]
+        )
+        self._key, self._value = key.contiguous(), value.transpose(1, 2).contiguous()
+        self._value_bias = biases[2].to(engine.device, engine.dtype)
+
+    def __call__(self, hidden: torch.Tensor, attention: Any) -> torch.Tensor:
+        """Take (sequences, positions, hidden), give (sequences, 1, hidden)."""
+        first = attention.first(hidden)
+        query = self._query(first).view(-1, self.heads, self.width)
+        sought = _by_head(query, self._key)  # (sequences, heads, hidden)
+        mean = attention.weighted(sought, hidden)
+        context = _by_head(mean, self._value).reshape(first.shape) + self._value_bias
+        return self._finish(first, context)
+
+
+def _by_head(rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Multiply (sequences, heads, in) by each head's own (heads, in, out)."""
+    return (rows.transpose(0, 1) @ weights).transpose(0, 1)
 
 
 class _Linear:
@@ -208,6 +203,12 @@ class _Linear:
         if self._packed:
             return _multiply(x, self._weight, self._bias, "none")
         return linear(x, self._weight, self._bias)
+
+    def added(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """Add `other`, of the shape of the output, as well."""
+        if self._packed:
+            return _multiply_and_add(x, self._weight, self._bias, other)
+        return linear(x, self._weight, self._bias) + other
 
     def with_gelu(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the exact GELU as well."""
@@ -232,6 +233,13 @@ def _multiply(
     return fused(x, packed, bias, activation, [], "none")  # type: ignore[no-any-return]
 
 
+def _multiply_and_add(
+    x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor, other: torch.Tensor
+) -> torch.Tensor:
+    fused = torch.ops.mkldnn._linear_pointwise.binary  # noqa: SLF001
+    return fused(x, other, packed, bias, "add")  # type: ignore[no-any-return]
+
+
 @cache
 def _packing_works() -> bool:
     generator = torch.Generator().manual_seed(0)
@@ -243,11 +251,13 @@ def _packing_works() -> bool:
         plain, fused = (
             _multiply(x, _pack(weight), bias, kind).float() for kind in ("none", "gelu")
         )
+        added = _multiply_and_add(x, _pack(weight), bias, linear(x, weight, bias)).float()
     except (AttributeError, RuntimeError, TypeError):
         return False
     return bool(
         torch.allclose(plain, expected, rtol=0.02, atol=0.1)
         and torch.allclose(fused, gelu(expected), rtol=0.02, atol=0.1)
+        and torch.allclose(added, 2 * expected, rtol=0.02, atol=0.2)
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.models.engine import batches, even, resolve, within_memory
+from pipeline.models.engine import LEAST_SHARE, SHARES, batches, even, resolve, within_memory
 from pipeline.models.flat import Joined, fetching, flat_batch, flat_batches, joined
 from pipeline.models.folder import advice, check, digest, reading
 from pipeline.models.forward import Forward
@@ -23,7 +23,7 @@ from pipeline.models.scorer import Scored
 from pipeline.tokens import Tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -123,7 +123,9 @@ class CrossEncoder:
     @property
     def ahead(self) -> int:
         """Topics that are worth launching before the scores of the first are asked for."""
-        return AHEAD if self._forward.is_flat else 0
+        if self._forward.is_flat:
+            return AHEAD
+        return 1 + self.engine.threads // SHARES if self.engine.device == "cpu" else 0
 
     def read(self, query: str, passages: Sequence[str]) -> None:
         """Tokenise what will be scored soon, which is then at hand."""
@@ -143,13 +145,13 @@ class CrossEncoder:
     def launch(self, query: str, passages: Sequence[str] | Tokens) -> Callable[[], Scored]:
         """Begin to score one topic; what is returned gives the scores, once.
 
-        On a GPU the device is at work when this returns, and the next topic may be launched; on a
-        CPU everything happens when the scores are asked for.
+        The device, or the threads of a CPU, are at work when this returns, and the next topic may
+        be launched.
         """
         if not len(passages.lengths if isinstance(passages, Tokens) else passages):
             return lambda: Scored(np.empty(0, np.float32))
         if not self._forward.is_flat:
-            return lambda: self._padded(self._pairs(query, passages))
+            return self._padded(self._pairs(query, passages))
         return self._flat(self._pairs(query, passages))
 
     def _pairs(self, query: str, passages: Sequence[str] | Tokens) -> _Pairs:
@@ -175,7 +177,7 @@ class CrossEncoder:
         assert template is not None  # noqa: S101 - checked when the model was loaded
         return template
 
-    def _padded(self, pairs: _Pairs) -> Scored:
+    def _padded(self, pairs: _Pairs) -> Callable[[], Scored]:
         device, pad, passages = self.engine.device, self._tokenizer.pad, pairs.passages
 
         def score(batch: tuple[NDArray[np.int64], int]) -> tuple[torch.Tensor, int]:
@@ -185,15 +187,30 @@ class CrossEncoder:
                 padded = pair_batch(self._template, pairs.query, group, width, pad, device)
                 return self._one_logit(self._forward.padded(padded)), padded.ids.numel()
 
+        def begin(budget: int) -> tuple[list[NDArray[np.int64]], Callable[[], list[Any]]]:
+            cut = list(self._cut(pairs.lengths, budget))
+            return [places for places, _ in cut], self.engine.begin(score, cut)
+
         def compute(budget: int) -> tuple[NDArray[np.float32], int]:
-            cut = list(batches(pairs.lengths, even(pairs.lengths, budget)))
-            made = self.engine.each(score, cut)
+            order, wait = begun.pop() if begun else begin(budget)
+            made = wait()
             with torch.inference_mode():
                 logits = torch.cat([of_batch for of_batch, _ in made]).cpu().numpy()
-            return _in_place([places for places, _ in cut], logits), sum(n for _, n in made)
+            return _in_place(order, logits), sum(tokens for _, tokens in made)
 
-        (scores, computed), budget = within_memory(self.engine.token_budget, compute)
-        return self._scored(pairs, scores, budget, computed)
+        def finish() -> Scored:
+            (scores, computed), budget = within_memory(self.engine.token_budget, compute)
+            return self._scored(pairs, scores, budget, computed)
+
+        begun = [begin(self.engine.token_budget)] if device == "cpu" else []
+        return finish
+
+    def _cut(
+        self, lengths: NDArray[np.int64], budget: int
+    ) -> Iterator[tuple[NDArray[np.int64], int]]:
+        if self.engine.device == "cpu":
+            return batches(lengths, even(lengths, budget), LEAST_SHARE)
+        return batches(lengths, budget)
 
     def _flat(self, pairs: _Pairs) -> Callable[[], Scored]:
         def compute(budget: int) -> tuple[list[NDArray[np.int64]], Callable[[], NDArray[Any]]]:

@@ -10,7 +10,7 @@ depend on how many there are, and no thread waits for another in the middle of a
 from __future__ import annotations
 
 import platform
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -24,7 +24,7 @@ from pipeline.machine import cpus
 from pipeline.models.hardware import CPU_BF16
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -35,7 +35,7 @@ BUDGETS = {"cpu": 1024, "cuda": 65536}  # padded tokens of one forward pass
 LEAST_BUDGET = 8
 MOST_THREADS = 1024
 SHARES = 8  # batches of a small topic, so that so many threads have some
-LEAST_SHARE = 256  # tokens of a batch, below which multiplications become slow
+LEAST_SHARE = 384  # tokens of a batch, below which multiplications become slow
 ROUND_TO = 8  # sequence lengths: few shapes, and rows that vector units like
 VERSION = 2  # of the arithmetic in this folder; a new one makes finished parts stale
 
@@ -70,16 +70,33 @@ class Engine:
             },
         }
 
-    def each[B, R](self, compute: Callable[[B], R], some: Sequence[B]) -> list[R]:
+    def each[B, R](self, compute: Callable[[B], R], some: Iterable[B]) -> list[R]:
         """Compute batches, on a CPU as many at a time as there are threads, one thread each."""
+        return self.begin(compute, some)()
+
+    def begin[B, R](self, compute: Callable[[B], R], some: Iterable[B]) -> Callable[[], list[R]]:
+        """Begin to compute batches; what is returned waits for them, and dropping it gives up."""
         if self.device != "cpu":
-            return [compute(batch) for batch in some]
-        pending = [_crew(self.threads).submit(compute, batch) for batch in some]
+            made = [compute(batch) for batch in some]
+            return lambda: made
+        return _Pending([_crew(self.threads).submit(compute, batch) for batch in some])
+
+
+class _Pending[R]:
+    """Batches that were begun; those that nobody waits for any more are not computed."""
+
+    def __init__(self, futures: Sequence[Future[R]]) -> None:
+        self._futures = futures
+
+    def __call__(self) -> list[R]:
         try:
-            return [future.result() for future in pending]
+            return [future.result() for future in self._futures]
         finally:
-            for future in pending:  # after a failure or a stop
-                future.cancel()
+            self.__del__()
+
+    def __del__(self) -> None:
+        for future in self._futures:
+            future.cancel()
 
 
 def resolve(wishes: Wishes, begun: Mapping[str, Any] | None = None) -> Engine:
@@ -155,32 +172,34 @@ def _processor(device: str) -> str:
 
 
 def batches(
-    lengths: Sequence[int] | NDArray[np.int64], budget: int
+    lengths: Sequence[int] | NDArray[np.int64], budget: int, least: int | None = None
 ) -> Iterator[tuple[NDArray[np.int64], int]]:
     """Cut the sequences of one topic into batches of like length, longest first.
 
     Yields (places of the sequences, padded length). A batch holds at most `budget` padded tokens,
-    and at least one sequence whatever its length.
+    and at least one sequence whatever its length; with `least` so many, it ends where a shorter
+    padded length begins.
     """
     lengths = np.asarray(lengths, np.int64)
     order = np.argsort(-lengths, kind="stable")
+    falling = -lengths[order]
     start = 0
     while start < len(order):
-        width = round_up(int(lengths[order[start]]))
-        count = max(1, budget // width)
-        yield order[start : start + count], width
-        start += count
+        width = round_up(-int(falling[start]))
+        stop = start + max(1, budget // width)
+        if least is not None:
+            same = int(np.searchsorted(falling, -(width - ROUND_TO), side="left"))
+            stop = min(stop, max(same, start - (-least // width)))
+        yield order[start:stop], width
+        start = stop
 
 
 def even(lengths: Sequence[int] | NDArray[np.int64], budget: int) -> int:
     """Lower a budget so that the batches of one topic share its tokens among several threads.
 
-    Their number is about a multiple of `SHARES`, if that leaves `LEAST_SHARE` tokens for each.
+    There are `SHARES` of them or more, if that leaves `LEAST_SHARE` tokens for each.
     """
-    tokens = int(np.sum(lengths))
-    count = -(-tokens // budget)
-    count = -(-count // SHARES) * SHARES
-    return min(budget, max(LEAST_SHARE, -(-tokens // max(count, 1))))
+    return min(budget, max(LEAST_SHARE, -(-int(np.sum(lengths)) // SHARES)))
 
 
 def round_up(length: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -17,12 +19,13 @@ from pipeline.models.scorer import Wishes
 @given(
     st.lists(st.integers(1, 600), max_size=80),
     st.sampled_from([8, 64, 300, 1024, 65536]),
+    st.sampled_from([None, 1, 40, 300, 2000]),
 )
 def test_batches_hold_every_sequence_once_within_the_budget(
-    lengths: list[int], budget: int
+    lengths: list[int], budget: int, least: int | None
 ) -> None:
     """Longest first, padded to a multiple of 8, and no more padded tokens than the budget."""
-    made = list(batches(lengths, budget))
+    made = list(batches(lengths, budget, least))
 
     seen = [place for places, _ in made for place in places.tolist()]
     assert sorted(seen) == list(range(len(lengths)))
@@ -140,9 +143,37 @@ def test_lack_of_memory_halves_the_budget(error: Exception) -> None:
 
 
 def test_small_topics_are_shared_among_threads() -> None:
-    """About a multiple of eight batches each, none of them tiny, none above the budget."""
+    """Eight batches or more, none of them tiny, none above the budget."""
     assert engine.even([67] * 100, 1024) == 838
-    assert engine.even([67] * 1000, 1024) == 931
+    assert engine.even([67] * 1000, 1024) == 1024
     assert engine.even([20] * 10, 1024) == engine.LEAST_SHARE
     assert engine.even([20] * 10, 64) == 64
     assert engine.even([], 64) == 64
+
+
+def test_a_batch_ends_where_shorter_sequences_begin() -> None:
+    """If it has enough tokens by then; so hardly anything is padded."""
+    lengths = [40] * 12 + [31] * 12 + [8] * 3
+    made = [(len(places), width) for places, width in batches(lengths, 1024, 384)]
+    assert made == [(12, 40), (12, 32), (3, 8)]
+
+    made = [(len(places), width) for places, width in batches(lengths, 1024, 600)]
+    assert made == [(15, 40), (12, 32)]
+
+
+def test_what_nobody_waits_for_is_not_computed() -> None:
+    """After Ctrl-C a program need not finish the topics that were begun."""
+    one = resolve(Wishes(device="cpu", precision="fp32", threads=1))
+    begun, hold, done = threading.Event(), threading.Event(), []
+
+    def compute(batch: int) -> None:
+        begun.set()
+        hold.wait(10)
+        done.append(batch)
+
+    pending = one.begin(compute, range(5))
+    assert begun.wait(10)
+    del pending
+    hold.set()
+    one.each(done.append, ["next"])
+    assert done == [0, "next"]

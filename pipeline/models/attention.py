@@ -1,0 +1,112 @@
+"""Attention of the faster forward pass: over padded sequences, or over some laid in a row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+if TYPE_CHECKING:
+    from pipeline.models.flat import FlatBatch, Kernel
+
+# Attention as two plain multiplications is faster than the fused kernel on short sequences of
+# narrow heads; on long ones its scores no longer fit the cache.
+PLAIN_UP_TO = 192
+MASKED = -30000.0  # added to a score: e to that is zero, and it is a number in bf16 and fp16
+# Sums of e to the scores between which none is rounded away that matters.
+LEAST_SUM, MOST_SUM = 1e-30, 1e30
+
+
+class Padded:
+    """Attention over (sequences, positions, hidden), queries scaled already.
+
+    Args:
+        mask: bool, (sequences, positions), true for tokens; None where nothing is padded.
+        plain: two multiplications for short sequences, instead of the fused kernel.
+    """
+
+    def __init__(self, mask: torch.Tensor | None, dtype: torch.dtype, *, plain: bool) -> None:
+        self._kept = self._bias = None
+        if mask is not None:
+            self._kept = mask[:, :, None].to(dtype)
+            bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+            self._bias = bias.masked_fill_(~mask, MASKED)[:, None, None]
+        self._plain = plain
+
+    def first(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Hidden states of the first positions."""
+        return hidden[:, :1].contiguous()
+
+    def __call__(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: int, width: int
+    ) -> torch.Tensor:
+        """Context of the shape of the query, its heads of `width` side by side."""
+        count, length = key.shape[:2]
+
+        def split(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.view(count, -1, heads, width).transpose(1, 2)
+
+        if self._plain and length <= PLAIN_UP_TO:
+            context = self._multiplied(split(query), split(key), split(value))
+        else:
+            context = scaled_dot_product_attention(
+                split(query), split(key), split(value), attn_mask=self._bias, scale=1.0
+            )
+        return context.transpose(1, 2).reshape(count, -1, heads * width)
+
+    def _multiplied(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
+        """Softmax without its two passes for the maximum and the mask.
+
+        Padding is left out of values and sums, and sums divide the few numbers behind the second
+        multiplication. Scores so large or small that e to them leaves the range of floats are for
+        the ordinary softmax.
+        """
+        count, heads, rows, _ = query.shape
+        weights = (query @ key.transpose(2, 3)).exp_()
+        kept = value.new_ones(count, key.shape[2], 1) if self._kept is None else self._kept
+        sums = (weights.view(count, heads * rows, -1) @ kept).view(count, heads, rows, 1)
+        least, most = sums.aminmax()
+        if not (least > LEAST_SUM and most < MOST_SUM):
+            return self._softmax(query @ key.transpose(2, 3)) @ value
+        if self._kept is not None:
+            value = value * self._kept[:, None]
+        return (weights @ value).div_(sums)
+
+    def weighted(self, query: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """Average hidden states by their products with queries (sequences, heads, hidden)."""
+        scores = query @ hidden.transpose(1, 2)
+        return self._softmax(scores[:, :, None])[:, :, 0] @ hidden
+
+    def _softmax(self, scores: torch.Tensor) -> torch.Tensor:
+        """Weights of positions from scores (sequences, heads, rows, positions), which change."""
+        if self._bias is not None:
+            scores += self._bias
+        return scores.softmax(dim=-1)
+
+
+class Flat:
+    """Attention within sequences that lie one after the other, (tokens, hidden)."""
+
+    def __init__(self, batch: FlatBatch, kernel: Kernel) -> None:
+        self._batch, self._kernel = batch, kernel
+
+    def first(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Hidden states of the first tokens."""
+        return hidden.index_select(0, self._batch.starts[:-1])
+
+    def __call__(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: int, width: int
+    ) -> torch.Tensor:
+        """Context of the shape of the query, its heads of `width` side by side."""
+        batch = self._batch
+        queries = (batch.starts, batch.longest)
+        if len(query) != len(key):  # of the first tokens alone
+            queries = (batch.each, 1)
+        query, key, value = (tensor.view(-1, heads, width) for tensor in (query, key, value))
+        context = self._kernel(
+            query, key, value, queries[0], batch.starts, queries[1], batch.longest
+        )
+        return context.reshape(-1, heads * width)
