@@ -50,7 +50,7 @@ class VerifySettings:
     places: Mapping[str, Path | str] = field(default_factory=dict)
     """run (the candidates), topics, model, index or collection; what is not here, the sidecar
     knows."""
-    threads: int = 0  # 0: those of the run, as its numeric signature has them
+    threads: int = 0  # 0: every processor
 
 
 @dataclass(frozen=True)

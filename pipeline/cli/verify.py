@@ -40,7 +40,7 @@ def verify(
     collection: Annotated[
         str | None, typer.Option("--collection", "-c", metavar="PATH", help="or the collection.")
     ] = None,
-    threads: Annotated[int, typer.Option(help="0: as many as the run was made with.")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads; 0 takes every processor.")] = 0,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

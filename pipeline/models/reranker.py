@@ -88,7 +88,7 @@ class Reranker:
 
     @property
     def signature(self) -> Mapping[str, Any]:
-        """What decides the last bits of the scores: device, precision, threads, versions."""
+        """What decides the last bits of the scores: device, precision, processor, versions."""
         return self.scorer.signature
 
 
