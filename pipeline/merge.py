@@ -219,7 +219,8 @@ def _need_alike(pieces: Sequence[Piece]) -> None:
             raise PipelineError(
                 f"{first.path} and {piece.path} were computed differently, and their scores "
                 f"differ in the last bits: {', '.join(changed)}",
-                "make one again like the other, with --force: same processor, versions, --precision",
+                "make one again like the other, with --force: same processor and versions, and "
+                "--precision",
             )
 
 
