@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from pipeline import passages
 from pipeline.errors import InputError, PipelineError, shown
-from pipeline.models.scorer import Foreseeing, Launching
+from pipeline.models.scorer import Foreseeing, Launching, ahead_of
 from pipeline.store import digest_bytes, digest_json, digest_text
 from pipeline.trec import scored_lines
 
@@ -235,11 +235,6 @@ class Done(NamedTuple):
     began: float
     ended: float
     seconds: float  # spent on it; other topics may have come between
-
-
-def ahead_of(scorer: Scorer) -> int:
-    """Topics that a scorer is given before the scores of the first are asked for."""
-    return scorer.ahead if isinstance(scorer, Launching) else 0
 
 
 def rescored(tasks: Iterable[Task], scorer: Scorer, how: How) -> Iterator[Done]:

@@ -8,16 +8,26 @@ scores = reranker.score("what is a lock file", ["A lock file ...", "Bread is ...
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline import telemetry
 from pipeline.errors import PipelineError, shown
 from pipeline.models.folder import OVERLAP, advice, digest, is_twin, is_twinbert, locate
-from pipeline.models.scorer import Device, Limits, Precision, Scorer, Wishes
+from pipeline.models.scorer import (
+    Device,
+    Launching,
+    Limits,
+    Precision,
+    Scored,
+    Scorer,
+    Wishes,
+    ahead_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -71,25 +81,54 @@ class Reranker:
         Raises:
             PipelineError: the query is empty, or a score is not finite.
         """
-        import numpy as np
+        (scores,) = self.score_each([(query, passages)])
+        return scores
 
+    def score_each(
+        self, topics: Iterable[tuple[str, Sequence[str]]]
+    ) -> Iterator[NDArray[np.float32]]:
+        """Score (query, passages) of many topics: what `score` gives for each, in their order.
+
+        Faster than one call after the other: the next topic is begun before the last one ends, so
+        no thread and no device waits.
+
+        Raises:
+            PipelineError: a query is empty, or a score is not finite.
+        """
+        waiting: deque[Callable[[], Scored]] = deque()
+        for query, passages in topics:
+            waiting.append(self._begin(query, passages))
+            if len(waiting) > ahead_of(self.scorer):
+                yield _finite(waiting.popleft()())
+        while waiting:
+            yield _finite(waiting.popleft()())
+
+    def _begin(self, query: str, passages: Sequence[str]) -> Callable[[], Scored]:
         if isinstance(passages, str):
             raise TypeError("passages is one text; give a list of them")
         if not query.strip():
             raise PipelineError("the query is empty", "give a query some words")
-        scores = self.scorer.score(query, passages).scores
-        broken = np.flatnonzero(~np.isfinite(scores))
-        if len(broken):
-            raise PipelineError(
-                f"the score of passage {broken[0]} is {scores[broken[0]]}",
-                "the model or its precision is at fault: try precision='fp32'",
-            )
-        return scores
+        if isinstance(self.scorer, Launching):
+            return self.scorer.launch(query, passages)
+        return lambda: self.scorer.score(query, passages)
 
     @property
     def signature(self) -> Mapping[str, Any]:
         """What decides the last bits of the scores: device, precision, processor, versions."""
         return self.scorer.signature
+
+
+def _finite(scored: Scored) -> NDArray[np.float32]:
+    import numpy as np
+
+    scores = scored.scores
+    broken = np.flatnonzero(~np.isfinite(scores))
+    if len(broken):
+        raise PipelineError(
+            f"the score of passage {broken[0]} is {scores[broken[0]]}",
+            "the model or its precision is at fault: try precision='fp32'",
+        )
+    return scores
 
 
 def load_scorer(

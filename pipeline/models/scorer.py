@@ -79,6 +79,11 @@ class Launching(Scorer, Protocol):
         """Begin to score one topic; what is returned gives the scores, once."""
 
 
+def ahead_of(scorer: Scorer) -> int:
+    """Topics that a scorer is given before the scores of the first are asked for."""
+    return scorer.ahead if isinstance(scorer, Launching) else 0
+
+
 @runtime_checkable
 class Foreseeing(Scorer, Protocol):
     """A model that gains from knowing all passages before the first topic is scored."""

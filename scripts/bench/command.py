@@ -5,12 +5,13 @@ usage: [PIPELINE_COLLECTIONS=FOLDER] python scripts/bench/command.py [TOPICS] [R
 
 TOPICS (2,000) of the MS MARCO pool, then of the other collections there, with their DEPTH (100)
 best passages of the pool by BM25; without the pool topics of the demo with passages of the demo,
-drawn by a fixed seed. The engine is `Reranker.load(...).score`, topic by topic, over texts that are
-in memory and were met by no tokenizer, timed after it was loaded and warm. The command reads run,
-topics and index, looks the texts up, scores, keeps parts, joins and commits, and is timed from the
-start of Python to its end; without its start it is shown as well: the rate that its sidecar has,
-from the first topic's begin to the last one's end. Each is a process of its own, in turn, the other
-one first in every second repeat; all repeats are shown, and ratios are those of neighbours.
+drawn by a fixed seed. The engine is `Reranker.load(...).score_each`, topic by topic, over texts
+that are in memory and were met by no tokenizer, timed after it was loaded and warm. The command
+reads run, topics and index, looks the texts up, scores, keeps parts, joins and commits, and is
+timed from the start of Python to its end; without its start it is shown as well: the rate that its
+sidecar has, from the first topic's begin to the last one's end. Each is a process of its own, in
+turn, the other one first in every second repeat; all repeats are shown, and ratios are those of
+neighbours.
 """
 
 import json
@@ -44,8 +45,8 @@ with open(file) as lines:
 reranker = Reranker.load(model, threads=int(threads))
 reranker.score("warm up", ["a few words " * n for n in range(1, 24)])
 began = time.perf_counter()
-for query, texts in topics:
-    reranker.score(query, texts)
+for _ in reranker.score_each(topics):
+    pass
 print(time.perf_counter() - began)
 """
 

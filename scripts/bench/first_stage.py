@@ -1,9 +1,10 @@
 """How fast BM25 searches, beside the class behind Pyserini's LuceneSearcher.
 
-usage: PIPELINE_COLLECTIONS=FOLDER python first_stage.py [REPEATS] [COLLECTION] [TOPICS]
+usage: PIPELINE_COLLECTIONS=FOLDER python first_stage.py [REPEATS] [COLLECTION] [TOPICS] [PASSAGES]
 
 COLLECTION is a folder's name, or `all`: every collection there joined into one, ids led by their
-collection's name, topics of each in turn.
+collection's name, topics of each in turn. With PASSAGES so many are made of them: each the first
+half of one passage and the second half of another, drawn by a fixed seed.
 
 The other is Anserini's SimpleSearcher. Both run in one process over one index, in turn, topics to
 hits in Python (docid and score of each), 1000 hits a topic. SimpleSearcher is called as Pyserini
@@ -15,13 +16,14 @@ decimals.
 
 import json
 import os
+import random
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable, Iterator
 from itertools import batched, chain, islice, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipeline import java, machine
 from pipeline.bm25 import BM25, Searcher
@@ -32,10 +34,8 @@ from pipeline.retrieve import CALL_TOPICS, RetrieveSettings, retrieve
 from pipeline.threads import in_threads
 from pipeline.topics import Topics, read_topics
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 HITS = 1000
+SEED = 9
 Hits = dict[str, list[tuple[str, float]]]
 
 
@@ -93,19 +93,31 @@ class Contest:
         }
 
 
-def joined(work: Path, folders: list[Path], most: int) -> tuple[Path, Topics]:
-    """One collection of several, and some topics of each in turn."""
+def joined(work: Path, folders: list[Path], most: int, count: int) -> tuple[Path, Topics]:
+    """One collection of several, or passages made of theirs; some topics of each in turn."""
     topics = [list(read_topics(min(f.glob("topics.*.tsv"))).items()) for f in folders]
     some = islice(chain.from_iterable(zip_longest(*topics)), most * len(folders))
     chosen = [pair for pair in some if pair is not None][:most]
-    if len(folders) == 1:
+    if len(folders) == 1 and not count:
         return folders[0] / "corpus.jsonl.gz", dict(chosen)
+    records = (
+        (f"{place.name}-{document.docid}", document.text)
+        for place in folders
+        for document in documents(str(place / "corpus.jsonl.gz"))
+    )
     with (work / "corpus.jsonl").open("w") as out:
-        for place in folders:
-            for document in documents(str(place / "corpus.jsonl.gz")):
-                record = {"id": f"{place.name}-{document.docid}", "contents": document.text}
-                out.write(json.dumps(record) + "\n")
+        for docid, text in made(records, count) if count else records:
+            out.write(json.dumps({"id": docid, "contents": text}) + "\n")
     return work / "corpus.jsonl", {f"{i}": text for i, (_, text) in enumerate(chosen)}
+
+
+def made(records: Iterable[tuple[str, str]], count: int) -> Iterator[tuple[str, str]]:
+    """Passages out of halves of others."""
+    draw = random.Random(SEED)
+    words = [text.split() for _, text in records]
+    for number in range(count):
+        first, second = draw.choice(words), draw.choice(words)
+        yield f"made-{number}", " ".join(first[: len(first) // 2] + second[len(second) // 2 :])
 
 
 def compare(ours: Hits, theirs: Hits) -> tuple[int, float]:
@@ -123,10 +135,13 @@ def main() -> int:
     repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     name = sys.argv[2] if len(sys.argv) > 2 else "nfcorpus"
     most = int(sys.argv[3]) if len(sys.argv) > 3 else 300
+    count = int(sys.argv[4]) if len(sys.argv) > 4 else 0
     folder = Path(os.environ["PIPELINE_COLLECTIONS"])
     folders = sorted(f.parent for f in folder.glob("*/topics.*.tsv")) if name == "all" else []
     with tempfile.TemporaryDirectory(prefix="bench-first-stage-") as place:
-        corpus, topics = joined(Path(place), list(dict.fromkeys(folders)) or [folder / name], most)
+        corpus, topics = joined(
+            Path(place), list(dict.fromkeys(folders)) or [folder / name], most, count
+        )
         contest = Contest(Path(place), corpus, topics)
         many = contest.threads
         runs: dict[str, Callable[[], Hits | None]] = {
@@ -144,7 +159,10 @@ def main() -> int:
                 hits[label] = run()
                 if repeat:
                     taken[label].append(time.perf_counter() - started)
-    print(f"{name}: {len(topics)} topics, {HITS} hits, {repeats} repeats after one to warm up")
+    size = f", {count:,} passages made of its" if count else ""
+    print(
+        f"{name}{size}: {len(topics)} topics, {HITS} hits, {repeats} repeats after one to warm up"
+    )
     medians = {label: statistics.median(times) for label, times in taken.items()}
     for label, times in taken.items():
         each = " ".join(f"{1000 * t / len(topics):.2f}" for t in times)

@@ -1,7 +1,7 @@
 """How fast pairs are scored, beside CrossEncoder.predict, ONNX Runtime and OpenVINO.
 
 usage: [PIPELINE_COLLECTIONS=FOLDER] python scripts/bench/reranking.py [MODEL] [TOPICS] [PASSAGES]
-                                                                       [REPEATS]
+                                                                       [REPEATS] [RIVALS]
 
 Same weights, same pairs, same threads, one process; everything is timed from texts to scores, in
 turn, and all repeats are shown. Pairs are topics of the MS MARCO pool with their BM25 candidates,
@@ -10,7 +10,8 @@ CrossEncoder is given all pairs in one call: at its defaults (the precision of t
 batches of 32), in float32, and in bfloat16 with several batch sizes, the settings its documentation
 names for speed that need no other package. ONNX Runtime and OpenVINO (where it is installed) run
 what `pipeline export --onnx --int8` writes, pairs sorted by length in batches of 32. Ours scores
-topic by topic, as `pipeline rerank` does, and has met no passage before.
+topic by topic, as `pipeline rerank` does, and has met no passage before. RIVALS, a word in their
+names, leaves the other ones out (`OpenVINO`), for many pairs.
 
 At the end the roof: the operations that the pairs need, padding not counted, and the rate at which
 oneDNN multiplies matrices of the model's shapes in the same precision, measured in the same run.
@@ -140,7 +141,7 @@ class Contest:
         reranker = Reranker.load(self._folder, device="cpu", precision=precision)  # type: ignore[arg-type]
         # As predict's own warm-up: the first pass in a process prepares kernels.
         reranker.score("warm up", ["a few words " * n for n in range(1, 24)])
-        return lambda: np.concatenate([reranker.score(q, p) for q, p in self.pairs.items()])
+        return lambda: np.concatenate(list(reranker.score_each(self.pairs.items())))
 
 
 def _demo(draw: random.Random, topics: int, count: int) -> dict[str, list[str]]:
@@ -167,12 +168,18 @@ def _pool(draw: random.Random, topics: int, count: int) -> dict[str, list[str]]:
             }
 
 
-def operations(lengths: NDArray[np.int64], hidden: int, wide: int, layers: int) -> float:
-    """Multiplications and additions of all pairs, the last layer for the first token alone."""
+def operations(
+    lengths: NDArray[np.int64], hidden: int, wide: int, layers: int, heads: int
+) -> float:
+    """Multiplications and additions that all pairs need.
+
+    The last layer is for the first token alone, and projects no keys and values: each head's query,
+    seen through the key's weights, meets all hidden states, and they are averaged once for it.
+    """
     each = 4 * hidden * hidden + 2 * hidden * wide  # weights of one layer
     n = lengths.astype(float)
     whole = 2 * n * each + 4 * n * n * hidden
-    last = 2 * n * 2 * hidden * hidden + 2 * (each - 2 * hidden * hidden) + 4 * n * hidden
+    last = 2 * each + 4 * n * hidden * heads
     return float(((layers - 1) * whole + last).sum())
 
 
@@ -201,8 +208,8 @@ def roof(hidden: int, wide: int, rows: int = 1024, repeats: int = 40) -> float:
 
 def main() -> int:
     """Print the table; 1 if scores of the same precision are not the same but for rounding."""
-    model, *numbers = [*sys.argv[1:], *(["small", "4", "250", "3"])[len(sys.argv) - 1 :]]
-    topics, count, repeats = map(int, numbers)
+    given = [*sys.argv[1:], *(["small", "4", "250", "3", ""])[len(sys.argv) - 1 :]]
+    model, only, (topics, count, repeats) = given[0], given[4], map(int, given[1:4])
     torch.set_num_threads(cpus())
     contest = Contest(model, topics, count)
     taken: dict[str, list[float]] = {}
@@ -226,6 +233,7 @@ def main() -> int:
                 runs[f"OpenVINO, {precision}"] = contest.openvino(output / ONNX, precision)
             except ImportError as error:
                 print(f"OpenVINO, {precision}: left out ({error})", file=sys.stderr)
+        runs = {label: run for label, run in runs.items() if only in label}
         runs["ours, fp32"] = contest.ours("fp32")
         runs["ours, bf16"] = contest.ours("bf16")
         for label, run in runs.items():
@@ -233,36 +241,39 @@ def main() -> int:
             scores[label] = run()
             if repeat:
                 taken.setdefault(label, []).append(time.perf_counter() - started)
-    pairs = topics * count
-    print(
-        f"{model}: {topics} topics x {count} passages, {cpus()} threads, torch {torch.__version__}"
-    )
+    pairs = sum(map(len, contest.pairs.values()))
+    print(f"{model}: {topics} topics, {pairs:,} pairs, {cpus()} threads, torch {torch.__version__}")
     rates = {label: pairs / statistics.median(times) for label, times in taken.items()}
     for label, times in taken.items():
         each = " ".join(f"{pairs / seconds:.0f}" for seconds in times)
         print(f"{label:40} {rates[label]:6,.0f} pairs/s   all: {each}")
-    labels = list(taken)
-    best = max(rates[label] for label in labels[:-2])
-    print(f"ours beside its defaults: {rates['ours, bf16'] / rates[labels[0]]:.1f} times as fast")
-    print(f"ours beside its best: {rates['ours, bf16'] / best:.2f} times as fast")
-    print(f"ours in fp32 beside its fp32: {rates['ours, fp32'] / rates[labels[1]]:.2f} times")
+    *others, _, ours = taken
+    for label in sorted(others, key=lambda label: -rates[label]):
+        ratios = [a / b for a, b in zip(taken[label], taken[ours], strict=True)]
+        print(
+            f"{ours}, beside {label}: {statistics.median(ratios):.2f} times as fast "
+            f"({min(ratios):.2f} to {max(ratios):.2f})"
+        )
     shape = json.loads((locate(model) / "config.json").read_text())
     hidden, wide = shape["hidden_size"], shape["intermediate_size"]
-    needed = operations(contest.lengths(), hidden, wide, shape["num_hidden_layers"])
+    layers, heads = shape["num_hidden_layers"], shape["num_attention_heads"]
+    needed = operations(contest.lengths(), hidden, wide, layers, heads)
     with torch.inference_mode():
         possible = roof(hidden, wide)
-    reached = needed / pairs * rates["ours, bf16"]
+    reached = needed / pairs * rates[ours]
     print(
         f"roof: {needed / pairs / 1e9:.2f} GFLOP a pair of {contest.lengths().mean():.0f} tokens; "
         f"{reached / 1e9:.0f} of {possible / 1e9:.0f} GFLOP/s reached, {reached / possible:.0%}"
     )
-    exact, reference = scores["ours, fp32"], scores[labels[1]]
+    reference = scores.get(f"{theirs}, fp32, 32")
+    if reference is None:
+        return 0
     spread = float(reference.std())
-    worst = float(np.abs(exact - reference).max())
+    worst = float(np.abs(scores["ours, fp32"] - reference).max())
     print(
         f"largest difference of scores, both fp32: {worst:.2e} (deviation of scores {spread:.3f})"
     )
-    for label in (labels[2], "ours, bf16"):
+    for label in (f"{theirs}, bf16, {BATCHES[0]}", ours):
         error = float(np.abs(scores[label] - reference).max())
         print(f"{label}: largest difference from fp32 {error:.2e}, {distinct(scores[label])}")
     return int(worst > 1e-3 * spread)

@@ -50,6 +50,21 @@ def test_the_trivial_scorer_counts_shared_words() -> None:
     assert np.argsort(-scores).tolist() == [3, 0, 4, 2, 1]
 
 
+def test_many_topics_get_the_scores_that_each_gets_alone(tiny_model: Callable[..., Path]) -> None:
+    """To the bit, in their order, whatever their size; an empty one gets none."""
+    reranker = Reranker.load(str(tiny_model()), device="cpu", threads=2)
+    texts = [" ".join(["bread oil chain"] * n) for n in range(1, 60)]
+    topics = [("bread", texts), ("oil", texts[:3]), ("chain", []), ("bread oil", texts[::-1])]
+
+    together = list(reranker.score_each(topics))
+
+    alone = [reranker.score(*topic) for topic in topics]
+    assert [s.tobytes() for s in together] == [s.tobytes() for s in alone]
+    assert [len(s) for s in together] == [59, 3, 0, 59]
+    with refused("the query is empty", "some words"):
+        list(reranker.score_each([("bread", texts), (" ", texts)]))
+
+
 def test_an_empty_query_is_refused() -> None:
     """There is nothing to rank by."""
     with refused("the query is empty"):
