@@ -1,13 +1,13 @@
 """A faster forward pass for BERT and its kin, for heads that look at the first token alone.
 
-The last layer is computed for that one position: its keys and values need the whole sequence, the
-rest (two thirds of a layer's work) does not. Of three layers that saves more than a quarter. Query,
-key and value are one multiplication; on a CPU in bf16 the weights are laid out once for oneDNN,
-which also takes the GELU along. What this computes is compared with the model's own forward pass
-when the model is loaded; where the two differ, the model's own is used.
+The last layer is computed for that one position, which of three layers saves a third. In the others
+query, key and value are one multiplication; on a CPU in bf16 the weights are laid out once for
+oneDNN, which also takes the GELU and the residual sum along. What this computes is compared with
+the model's own forward pass when the model is loaded; where the two differ, the model's own is
+used.
 
 Sequences are padded to a common length, or lie one after the other without any padding (`flat.py`):
-only attention and the choice of the first tokens differ.
+only attention (`attention.py`) and the last layer differ.
 """
 
 from __future__ import annotations
