@@ -87,7 +87,7 @@ def recipe(
 ) -> Recipe:
     """Name all that determines the run.
 
-    Device, threads and token budget are not part of it: they decide last bits, not the run.
+    Device and token budget are not part of it: they decide last bits, not the run.
 
     Args:
         topics, candidates: what was read already, from streams that cannot be read twice.

@@ -50,7 +50,7 @@ class FirstToken:
         self._kernel = kernel
         # Kinds that count positions from behind the padding token's number keep that number here.
         self._first_position = int(getattr(base.embeddings, "padding_idx", -1)) + 1
-        self._plain = engine.device == "cpu" and engine.precision != "fp32"
+        self._plain = engine.device == "cpu" and engine.precision == "bf16"
         stages = [base.embeddings]
         if getattr(base, "embeddings_project", None) is not None:  # ELECTRA's small ones
             stages.append(base.embeddings_project)

@@ -9,8 +9,9 @@ depend on how many there are, and no thread waits for another in the middle of a
 
 from __future__ import annotations
 
+import os
 import platform
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -76,26 +77,41 @@ class Engine:
 
     def begin[B, R](self, compute: Callable[[B], R], some: Iterable[B]) -> Callable[[], list[R]]:
         """Begin to compute batches; what is returned waits for them, and dropping it gives up."""
-        if self.device != "cpu":
-            made = [compute(batch) for batch in some]
-            return lambda: made
-        return _Pending([_crew(self.threads).submit(compute, batch) for batch in some])
+        some = list(some)
+        if self.device == "cpu":
+            pending = _Pending[R]()
+            try:
+                for batch in some:
+                    pending.futures.append(_crew(self.threads).submit(compute, batch))
+            except RuntimeError as error:
+                if "shutdown" not in str(error):
+                    raise
+                torch.set_num_threads(1)  # the interpreter ends, and no other thread takes work
+            else:
+                return pending
+        made = [compute(batch) for batch in some]
+        return lambda: made
 
 
 class _Pending[R]:
     """Batches that were begun; those that nobody waits for any more are not computed."""
 
-    def __init__(self, futures: Sequence[Future[R]]) -> None:
-        self._futures = futures
+    def __init__(self) -> None:
+        self.futures: list[Future[R]] = []
 
     def __call__(self) -> list[R]:
         try:
-            return [future.result() for future in self._futures]
-        finally:
-            self.__del__()
+            return [future.result() for future in self.futures]
+        finally:  # after a fault nothing goes on beside what follows, nor holds its memory
+            self.cancel()
+            wait(self.futures)
 
     def __del__(self) -> None:
-        for future in self._futures:
+        self.cancel()
+
+    def cancel(self) -> None:
+        """Give up what has not begun to be computed."""
+        for future in self.futures:
             future.cancel()
 
 
@@ -129,6 +145,9 @@ def resolve(wishes: Wishes, begun: Mapping[str, Any] | None = None) -> Engine:
 def _crew(threads: int) -> ThreadPoolExecutor:
     # In torch the number of threads belongs to the thread that calls.
     return ThreadPoolExecutor(threads, "engine", torch.set_num_threads, (1,))
+
+
+os.register_at_fork(after_in_child=_crew.cache_clear)  # threads stay behind
 
 
 def _positive(value: object) -> int:
@@ -229,13 +248,13 @@ def within_memory[T](budget: int, compute: Callable[[int], T]) -> tuple[T, int]:
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
-            problem = error
+            problem = type(error).__name__
         # Outside the handler, whose traceback would keep the tensors of the failed try alive.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if budget <= LEAST_BUDGET:
             raise PipelineError(
-                f"out of memory over a single passage ({type(problem).__name__})",
+                f"out of memory over a single passage ({problem})",
                 "use a smaller model, fewer --max-tokens, or another device",
             )
         budget //= 2

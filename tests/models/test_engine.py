@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -177,3 +180,54 @@ def test_what_nobody_waits_for_is_not_computed() -> None:
     hold.set()
     one.each(done.append, ["next"])
     assert done == [0, "next"]
+
+
+AFTER_FORK = """
+import os
+from pipeline.models.engine import resolve
+from pipeline.models.scorer import Wishes
+engine = resolve(Wishes(device="cpu", precision="fp32", threads=2))
+assert engine.each(abs, [-1, -2]) == [1, 2]
+child = os.fork()
+if child == 0:
+    os._exit(0 if engine.each(abs, [-3]) == [3] else 1)
+assert os.waitpid(child, 0)[1] == 0
+"""
+AFTER_THE_END = """
+import threading, time
+from pipeline.models.engine import resolve
+from pipeline.models.scorer import Wishes
+engine = resolve(Wishes(device="cpu", precision="fp32", threads=2))
+def late():
+    threading.main_thread().join()
+    time.sleep(0.2)
+    print(engine.each(abs, [-1, -2]))
+threading.Thread(target=late).start()
+"""
+
+
+@pytest.mark.parametrize("script", [AFTER_FORK, AFTER_THE_END], ids=["fork", "end"])
+def test_it_computes_in_forked_children_and_after_the_main_thread(script: str) -> None:
+    """Servers fork, and leave their work to threads."""
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert script is AFTER_FORK or done.stdout == "[1, 2]\n"
+
+
+def test_a_fault_in_one_batch_ends_the_others_first() -> None:
+    """Nothing goes on beside the next try, nor holds its memory."""
+    two = resolve(Wishes(device="cpu", precision="fp32", threads=2))
+    done: list[float] = []
+
+    def compute(seconds: float) -> None:
+        if not seconds:
+            raise ValueError("no")
+        time.sleep(seconds)
+        done.append(seconds)
+
+    with pytest.raises(ValueError, match="no"):
+        two.each(compute, [0.3, 0.0, 0.2, 0.2, 0.2, 0.2, 0.2])
+    known = list(done)
+    time.sleep(0.3)
+    assert done == known
