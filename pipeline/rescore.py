@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from pipeline import passages
 from pipeline.errors import InputError, PipelineError, shown
-from pipeline.models.scorer import Foreseeing, Launching, ahead_of
+from pipeline.models.scorer import Foreseeing, Launching, held_back
 from pipeline.store import digest_bytes, digest_json, digest_text
 from pipeline.trec import scored_lines
 
@@ -243,24 +242,18 @@ def rescored(tasks: Iterable[Task], scorer: Scorer, how: How) -> Iterator[Done]:
     A device is given the next topics before it is asked for the scores of the first, so that it
     need not wait for us to read, to print and to write.
     """
-    ahead = ahead_of(scorer)
-    waiting: deque[tuple[Task, Callable[[], Rescored], float, float]] = deque()
 
-    def finished() -> Done:
-        topic, finish, began, launched = waiting.popleft()
+    def begun() -> Iterator[tuple[Task, Callable[[], Rescored], float, float]]:
+        for topic in tasks:
+            began = time.perf_counter()
+            finish = begin(topic, scorer, how)
+            yield topic, finish, began, time.perf_counter() - began
+
+    for topic, finish, began, launched in held_back(begun(), scorer):
         asked = time.perf_counter()
         result = finish()
         ended = time.perf_counter()
-        return Done(topic, result, began, ended, launched + ended - asked)
-
-    for topic in tasks:
-        began = time.perf_counter()
-        finish = begin(topic, scorer, how)
-        waiting.append((topic, finish, began, time.perf_counter() - began))
-        if len(waiting) > ahead:
-            yield finished()
-    while waiting:
-        yield finished()
+        yield Done(topic, result, began, ended, launched + ended - asked)
 
 
 def _printed(task: Task, result: Scored, windows: Sequence[int], how: How) -> Rescored:

@@ -8,7 +8,6 @@ scores = reranker.score("what is a lock file", ["A lock file ...", "Bread is ...
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from pipeline.models.scorer import (
     Scored,
     Scorer,
     Wishes,
-    ahead_of,
+    held_back,
 )
 
 if TYPE_CHECKING:
@@ -95,13 +94,9 @@ class Reranker:
         Raises:
             PipelineError: a query is empty, or a score is not finite.
         """
-        waiting: deque[Callable[[], Scored]] = deque()
-        for query, passages in topics:
-            waiting.append(self._begin(query, passages))
-            if len(waiting) > ahead_of(self.scorer):
-                yield _finite(waiting.popleft()())
-        while waiting:
-            yield _finite(waiting.popleft()())
+        begun = (self._begin(query, passages) for query, passages in topics)
+        for finish in held_back(begun, self.scorer):
+            yield _finite(finish())
 
     def _begin(self, query: str, passages: Sequence[str]) -> Callable[[], Scored]:
         if isinstance(passages, str):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -79,9 +80,16 @@ class Launching(Scorer, Protocol):
         """Begin to score one topic; what is returned gives the scores, once."""
 
 
-def ahead_of(scorer: Scorer) -> int:
-    """Topics that a scorer is given before the scores of the first are asked for."""
-    return scorer.ahead if isinstance(scorer, Launching) else 0
+def held_back[T](begun: Iterable[T], scorer: Scorer) -> Iterator[T]:
+    """Yield topics that were begun, each after those that are worth beginning before its end."""
+    ahead = scorer.ahead if isinstance(scorer, Launching) else 0
+    waiting: deque[T] = deque()
+    for each in begun:
+        waiting.append(each)
+        if len(waiting) > ahead:
+            yield waiting.popleft()
+    while waiting:
+        yield waiting.popleft()
 
 
 @runtime_checkable
