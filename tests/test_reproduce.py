@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from importlib.machinery import SourceFileLoader
@@ -10,10 +11,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from pipeline.experiment import load
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
+SETS = ("msmarco", "nfcorpus", "cranfield", "scifact")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +57,7 @@ def test_every_arm_is_an_experiment(
 
     monkeypatch.setattr(comparison, "distill", checked)
     monkeypatch.setattr(reproduce, "pipeline", lambda *_, **__: '{"runs": [{"mean": {}}]}')
-    for name, arm in {**reproduce.ARMS, **reproduce.ABLATIONS}.items():
+    for name, arm in reproduce.TRAINED.items():
         comparison.train(name, arm, 1, comparison.steps, 3e-4)
     tag = "6400-cross" if teacher == "cross" else "6400"
     trained = {own: sets for own, sets in made.items() if not own.startswith("general")}
@@ -64,6 +68,53 @@ def test_every_arm_is_an_experiment(
     assert "distill.steps=100" in set(steps.values())
     labels = [{s for s in sets if "teacher_runs" in s or "qrels" in s} for sets in trained.values()]
     assert all(one == labels[0] for one in labels)
+    # What is imitated reads pairs as the students do, and is trained before them.
+    inside = "runs/teacher/teacher" if teacher == "cross" else f"runs/six-layers-{tag}-1/student"
+    for own in (f"simplified-tinybert-{tag}-1", f"tinybert-{tag}-1.1", f"minilmv2-{tag}-1"):
+        assert f'distill.intermediate.teacher="{inside}"' in made[own]
+    if teacher == "towers":
+        assert list(made).index(f"six-layers-{tag}-1") < list(made).index(f"tinybert-{tag}-1.1")
+
+
+def test_report_tests_arms_and_names_ties(tmp_path: Path) -> None:
+    """Arms better than BM25 on every topic are marked; arms within the spread of seeds tie."""
+    topics = [f"q{number}" for number in range(40)]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "dev").mkdir()
+
+    def run(label: str, right: int) -> None:
+        """Put the relevant document first for so many topics, else second."""
+        lines = [
+            f"{qid} Q0 {docid} {rank} {9 - rank} t\n"
+            for place, qid in enumerate(topics)
+            for rank, docid in enumerate(("ab" if place < right else "ba"), 1)
+        ]
+        for name in SETS:
+            (tmp_path / "dev" / f"{label}.{name}.run").write_text("".join(lines))
+
+    for name in SETS:
+        qrels = "".join(f"{qid} 0 a 1\n{qid} 0 b 0\n" for qid in topics)
+        (tmp_path / "data" / f"dev-{name}.qrels").write_text(qrels)
+    for label, right in {
+        "bm25": 5, "teacher": 38, "one-640-1": 34, "one-640-2": 36, "two-640-1": 34, "far-640-1": 6,
+        "six-layers-640-1": 35,
+    }.items():  # fmt: skip
+        run(label, right)
+        student = tmp_path / "runs" / label / "student"
+        student.mkdir(parents=True)
+        save_file({"w": torch.zeros(1000, 100)}, student / "model.safetensors")
+        config = {"num_hidden_layers": 3, "hidden_size": 384, "intermediate_size": 1536}
+        (student / "config.json").write_text(json.dumps(config))
+    done = script("reproduce_report.py", tmp_path)
+    assert done.returncode == 0, done.stderr
+    values, _, about = done.stdout.partition("Ties within it:")
+    rows = {line.split(" | ")[0].strip("| "): line for line in values.splitlines()}
+    assert rows["one"].count("b+") == rows["two"].count("b+") == len(SETS)
+    assert "b+" not in rows["far"]
+    assert rows["far"].count("t-") == len(SETS)
+    assert about.startswith(" one, two; then far.")
+    assert "| one | 0.1 M | 531 M |" in about
+    assert (tmp_path / "report" / "arms-640.svg").read_text().count("six-layers") == 1
 
 
 def test_arms_and_seeds_are_listed(tmp_path: Path) -> None:
