@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 # Attention as two plain multiplications is faster than the fused kernel on short sequences of
 # narrow heads; on long ones its scores no longer fit the cache.
 PLAIN_UP_TO = 192
-MASKED = -30000.0  # added to a score: e to that is zero, and it is a number in bf16 and fp16
+MASKED = float("-inf")  # added to scores of padding; no sequence is padding alone
 # Sums of e to the scores between which none is rounded away that matters.
 LEAST_SUM, MOST_SUM = 1e-30, 1e30
 

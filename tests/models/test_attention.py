@@ -57,6 +57,22 @@ def test_it_is_softmax_over_the_tokens(
     )
 
 
+@pytest.mark.parametrize("length", [16, PLAIN_UP_TO + 8])
+@pytest.mark.parametrize("plain", [True, False])
+def test_padding_never_wins(length: int, plain: bool) -> None:
+    """Not even against tokens whose scores are -100,000 where its own is 0."""
+    _, _, value = inputs(torch.float32, length)
+    mask = torch.arange(length)[None] < torch.tensor(LENGTHS)[:, None]
+    query = torch.ones_like(value)
+    key = query * -1e5 / WIDTH * mask[:, :, None]
+
+    made = Padded(mask, torch.float32, plain=plain)(query, key, value, HEADS, WIDTH)
+
+    for row, tokens in enumerate(LENGTHS):
+        mean = value[row, :tokens].mean(dim=0)
+        torch.testing.assert_close(made[row, :tokens], mean.expand(tokens, -1))
+
+
 @pytest.mark.parametrize("offset", [-200.0, 200.0])
 def test_scores_beyond_floats_are_no_trap(offset: float) -> None:
     """The same is added to all scores, which softmax does not see and e to them does."""
