@@ -2,14 +2,14 @@
 
 usage: python scripts/bench/parts.py [TOPICS] [REPEATS] [DOCUMENTS A TOPIC]
 
-Ours is what `pipeline rerank` does behind the model: scores are ordered and printed, each topic is
-a part that is synced to the disk while the next is printed, parts are read again, checked and
-joined into a run, which is synced. `in memory` prints and joins without files, which shows what the
-disk takes. The rivals write one file, once, unsynced, and check nothing: a loop of f-strings with
-six decimals, as Pyserini's own writer of runs does, and pandas' `to_csv`. As a measure of speed
-pytrec_eval parses and evaluates the run, in this process too. Each takes its turn; shown are lines
-a second of every turn, on the clock and of the processors (which wait for no disk), and ratios to
-pytrec_eval: median, least, most.
+Ours is what `pipeline rerank` does behind the model: scores are ordered and printed, topics are put
+into parts, as many to a part as in a run of 6,980, a part is synced to the disk while the next is
+printed, parts are read again, checked and joined into a run, which is synced. `in memory` prints
+and joins without files, which shows what the disk takes. The rivals write one file, once, unsynced,
+and check nothing: a loop of f-strings with six decimals, as Pyserini's own writer of runs does, and
+pandas' `to_csv`. As a measure of speed pytrec_eval parses and evaluates the run, in this process
+too. Each takes its turn; shown are lines a second of every turn, on the clock and of the processors
+(which wait for no disk), and ratios to pytrec_eval: median, least, most.
 """
 
 import random
@@ -25,8 +25,9 @@ import pandas as pd
 import pytrec_eval
 
 from pipeline.ahead import Behind
-from pipeline.parts import Parts, docid_hashes, joined
+from pipeline.parts import Parts, bucket, docid_hashes, joined
 from pipeline.parts import contents as contents_of
+from pipeline.reranking import PARTS
 from pipeline.store import atomic_file, digest_json
 from pipeline.trec import scored_lines
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SEED = 7
+WHOLE = 6980  # topics of the run whose parts these are like
 Topic = tuple[str, list[str], "NDArray[np.float32]"]
 
 
@@ -71,9 +73,13 @@ def with_parts(topics: list[Topic], folder: Path) -> None:
     def save(part: tuple[str, bytes]) -> Path:
         return parts.save(*part)
 
+    groups: dict[int, list[Topic]] = {}
+    for topic in topics:
+        groups.setdefault(bucket(topic[0], PARTS * len(topics) // WHOLE or 1), []).append(topic)
     with Behind(save) as saving:
-        for topic in topics:
-            saving.give((digest_json(topic[0]), printed(topic)))
+        for group in groups.values():
+            key = digest_json([qid for qid, _, _ in group])
+            saving.give((key, b"".join(map(printed, group))))
         paths = saving.results()
     found = {qid: content for path in paths for qid, content in contents_of(path).items()}
     for qid, docids, _ in topics:
