@@ -8,10 +8,12 @@ turn, and all repeats are shown. Pairs are topics of the MS MARCO pool with thei
 or without that collection topics of the demo with passages of the demo, drawn by a fixed seed.
 CrossEncoder is given all pairs in one call: at its defaults (the precision of the saved weights,
 batches of 32), in float32, and in bfloat16 with several batch sizes, the settings its documentation
-names for speed that need no other package. ONNX Runtime and OpenVINO (where it is installed) run
-what `pipeline export --onnx --int8` writes, pairs sorted by length in batches of 32. Ours scores
-topic by topic, as `pipeline rerank` does, and has met no passage before. RIVALS, a word in their
-names, leaves the other ones out (`OpenVINO, bf16`), for many pairs.
+names for speed that need no other package; and with OpenVINO as its back end, where optimum-intel
+is installed (which wants a transformers of its own: put it on PYTHONPATH for this alone). ONNX
+Runtime and OpenVINO (where it is installed) also run what `pipeline export --onnx --int8` writes,
+our own shorter graph, pairs sorted by length in batches of 32: no rival of ours, but what becomes
+of it elsewhere. Ours scores topic by topic, as `pipeline rerank` does, and has met no passage
+before. RIVALS, a word in their names, leaves the other ones out (`OpenVINO bf16`), for many pairs.
 
 At the end the roof: the operations that the pairs need, padding not counted, and the rate at which
 oneDNN multiplies matrices of the model's shapes in the same precision, measured in the same run.
@@ -25,6 +27,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +47,7 @@ from pipeline.models.reranker import Reranker
 from pipeline.topics import read_topics
 
 SEED = 7
+THEIRS = "CrossEncoder.predict"
 BATCHES = (8, 16, 32, 64)
 Scores = NDArray[np.float32]
 
@@ -72,6 +77,28 @@ class Contest:
                 ("bf16", {"dtype": torch.bfloat16}),
             )
         }
+
+    def with_openvino(self) -> dict[str, Callable[[], Scores]]:
+        """CrossEncoder with OpenVINO as its back end, at each precision and batch size."""
+        if not (find_spec("optimum") and find_spec("optimum.intel")):
+            print("CrossEncoder with OpenVINO: left out (needs optimum-intel)", file=sys.stderr)
+            return {}
+        from sentence_transformers import CrossEncoder
+
+        made: dict[str, Callable[[], Scores]] = {}
+        for precision in ("f32", "bf16"):
+            name = f"OpenVINO {precision}"
+            self._theirs[name] = CrossEncoder(
+                self._folder,
+                backend="openvino",
+                device="cpu",
+                max_length=self.length,
+                activation_fn=torch.nn.Identity(),
+                model_kwargs={"ov_config": {"INFERENCE_PRECISION_HINT": precision}},
+            )
+            for size in BATCHES:
+                made[f"{THEIRS}, {name}, {size}"] = partial(self.theirs, name, size)
+        return made
 
     def onnx(self, file: Path) -> Callable[[], Scores]:
         """Make what ONNX Runtime scores all pairs with."""
@@ -212,27 +239,29 @@ def main() -> int:
     model, only, (topics, count, repeats) = given[0], given[4], map(int, given[1:4])
     torch.set_num_threads(cpus())
     contest = Contest(model, topics, count)
+    with_openvino = contest.with_openvino()
     taken: dict[str, list[float]] = {}
     scores: dict[str, Scores] = {}
-    theirs = "CrossEncoder.predict"
     scratch = tempfile.TemporaryDirectory()
     output = Path(scratch.name) / "exported"
     export(ExportSettings(model, output, onnx=True, int8=True))
-    exported = {"ONNX Runtime, fp32": output / ONNX, "ONNX Runtime, int8": output / INT8}
+    exported = {"our graph, ONNX fp32": output / ONNX, "our graph, ONNX int8": output / INT8}
     for repeat in range(repeats + 1):  # the first warms up, and is not counted
         runs = {
-            f"{theirs} (defaults)": lambda: contest.theirs("defaults", 32),
-            f"{theirs}, fp32, 32": lambda: contest.theirs("fp32", 32),
+            f"{THEIRS} (defaults)": lambda: contest.theirs("defaults", 32),
+            f"{THEIRS}, fp32, 32": lambda: contest.theirs("fp32", 32),
+            **with_openvino,
         }
         for size in BATCHES:
-            runs[f"{theirs}, bf16, {size}"] = lambda size=size: contest.theirs("bf16", size)
+            runs[f"{THEIRS}, bf16, {size}"] = lambda size=size: contest.theirs("bf16", size)
         for label, file in exported.items():
             runs[label] = contest.onnx(file)
         for precision in ("f32", "bf16"):
             try:
-                runs[f"OpenVINO, {precision}"] = contest.openvino(output / ONNX, precision)
-            except ImportError as error:
-                print(f"OpenVINO, {precision}: left out ({error})", file=sys.stderr)
+                label = f"our graph, OpenVINO {precision}"
+                runs[label] = contest.openvino(output / ONNX, precision)
+            except ImportError as missing:
+                print(f"{label}: left out ({missing})", file=sys.stderr)
         runs["ours, fp32"] = contest.ours("fp32")
         runs = {label: run for label, run in runs.items() if only in label}
         runs["ours, bf16"] = contest.ours("bf16")
@@ -267,13 +296,13 @@ def main() -> int:
     )
     if only:  # what scores are compared with may be left out
         return 0
-    reference = scores[f"{theirs}, fp32, 32"]
+    reference = scores[f"{THEIRS}, fp32, 32"]
     spread = float(reference.std())
     worst = float(np.abs(scores["ours, fp32"] - reference).max())
     print(
         f"largest difference of scores, both fp32: {worst:.2e} (deviation of scores {spread:.3f})"
     )
-    for label in (f"{theirs}, bf16, {BATCHES[0]}", ours):
+    for label in (f"{THEIRS}, bf16, {BATCHES[0]}", ours):
         error = float(np.abs(scores[label] - reference).max())
         print(f"{label}: largest difference from fp32 {error:.2e}, {distinct(scores[label])}")
     return int(worst > 1e-3 * spread)
