@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 PLAIN_UP_TO = 192
 MASKED = float("-inf")  # added to scores of padding; no sequence is padding alone
 # Sums of e to the scores between which none is rounded away that matters.
-LEAST_SUM, MOST_SUM = 1e-30, 1e30
+LEAST_SUM, MOST_SUM = 1e-30, 1e34
 
 
 class Padded:
@@ -27,9 +27,11 @@ class Padded:
     """
 
     def __init__(self, mask: torch.Tensor | None, dtype: torch.dtype, *, plain: bool) -> None:
-        self._kept = self._bias = None
+        self._kept = self._bias = self._padding = None
         if mask is not None:
-            self._kept = mask[:, :, None].to(dtype)
+            if plain:
+                self._kept = mask[:, :, None].to(dtype)
+                self._padding = (~mask).view(-1).nonzero()[:, 0]
             bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
             self._bias = bias.masked_fill_(~mask, MASKED)[:, None, None]
         self._plain = plain
@@ -41,28 +43,43 @@ class Padded:
     def __call__(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: int, width: int
     ) -> torch.Tensor:
-        """Context of the shape of the query, its heads of `width` side by side."""
+        """Context of the shape of the query, its heads of `width` side by side.
+
+        Queries, keys and values of padding may be overwritten.
+        """
         count, length = key.shape[:2]
 
         def split(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.view(count, -1, heads, width).transpose(1, 2)
 
         if self._plain and length <= PLAIN_UP_TO:
-            context = self._multiplied(split(query), split(key), split(value))
+            self._blank(query, key, value)
+            # Values are copied head by head: a multiplication of views takes longer than that.
+            context = self._multiplied(split(query), split(key), split(value).contiguous())
         else:
             context = scaled_dot_product_attention(
                 split(query), split(key), split(value), attn_mask=self._bias, scale=1.0
             )
         return context.transpose(1, 2).reshape(count, -1, heads * width)
 
+    def _blank(self, *some: torch.Tensor) -> None:
+        """Make padding zero in (sequences, positions, hidden): what it holds may be large.
+
+        One score of it that e to leaves the range of floats would cost the whole batch the
+        ordinary softmax; models whose padding does that are met.
+        """
+        if self._padding is not None:
+            for tensor in some:
+                tensor.view(-1, tensor.shape[-1]).index_fill_(0, self._padding, 0)
+
     def _multiplied(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:
         """Softmax without its two passes for the maximum and the mask.
 
-        Padding is left out of values and sums, and sums divide the few numbers behind the second
-        multiplication. Scores so large or small that e to them leaves the range of floats are for
-        the ordinary softmax.
+        Padding has no values and is left out of sums, and sums divide the few numbers behind the
+        second multiplication. Scores so large or small that e to them leaves the range of floats
+        are for the ordinary softmax.
         """
         count, heads, rows, _ = query.shape
         weights = (query @ key.transpose(2, 3)).exp_()
@@ -71,8 +88,6 @@ class Padded:
         least, most = sums.aminmax()
         if not (least > LEAST_SUM and most < MOST_SUM):
             return self._softmax(query @ key.transpose(2, 3)) @ value
-        if self._kept is not None:
-            value = value * self._kept[:, None]
         return (weights @ value).div_(sums)
 
     def weighted(self, query: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:

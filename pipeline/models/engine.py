@@ -38,7 +38,7 @@ MOST_THREADS = 1024
 SHARES = 8  # batches of a small topic, so that so many threads have some
 LEAST_SHARE = 384  # tokens of a batch, below which multiplications become slow
 ROUND_TO = 8  # sequence lengths: few shapes, and rows that vector units like
-VERSION = 2  # of the arithmetic in this folder; a new one makes finished parts stale
+VERSION = 3  # of the arithmetic in this folder; a new one makes finished parts stale
 
 
 @dataclass(frozen=True)
