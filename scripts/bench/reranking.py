@@ -16,7 +16,7 @@ of it elsewhere. Ours scores topic by topic, as `pipeline rerank` does, and has 
 before. RIVALS, a word in their names, leaves the other ones out (`OpenVINO bf16`), for many pairs.
 
 At the end the roof: the operations that the pairs need, padding not counted, and the rate at which
-oneDNN multiplies matrices of the model's shapes in the same precision, measured in the same run.
+oneDNN multiplies matrices of the model's shapes in the same precision, measured after each turn.
 """
 
 import json
@@ -98,6 +98,20 @@ class Contest:
             )
             for size in BATCHES:
                 made[f"{THEIRS}, {name}, {size}"] = partial(self.theirs, name, size)
+        return made
+
+    def our_graph(self, exported: Path) -> dict[str, Callable[[], Scores]]:
+        """What we exported, in ONNX Runtime and, where it is installed, in OpenVINO."""
+        made = {
+            "our graph, ONNX fp32": self.onnx(exported / ONNX),
+            "our graph, ONNX int8": self.onnx(exported / INT8),
+        }
+        for precision in ("f32", "bf16"):
+            label = f"our graph, OpenVINO {precision}"
+            try:
+                made[label] = self.openvino(exported / ONNX, precision)
+            except ImportError as missing:
+                print(f"{label}: left out ({missing})", file=sys.stderr)
         return made
 
     def onnx(self, file: Path) -> Callable[[], Scores]:
@@ -239,39 +253,49 @@ def main() -> int:
     model, only, (topics, count, repeats) = given[0], given[4], map(int, given[1:4])
     torch.set_num_threads(cpus())
     contest = Contest(model, topics, count)
-    with_openvino = contest.with_openvino()
     taken: dict[str, list[float]] = {}
     scores: dict[str, Scores] = {}
     scratch = tempfile.TemporaryDirectory()
     output = Path(scratch.name) / "exported"
-    export(ExportSettings(model, output, onnx=True, int8=True))
-    exported = {"our graph, ONNX fp32": output / ONNX, "our graph, ONNX int8": output / INT8}
+    if not only or "our graph" in only:
+        export(ExportSettings(model, output, onnx=True, int8=True))
+    rivals: dict[str, Callable[[], Scores]] = {
+        f"{THEIRS} (defaults)": lambda: contest.theirs("defaults", 32),
+        f"{THEIRS}, fp32, 32": lambda: contest.theirs("fp32", 32),
+        **(contest.with_openvino() if not only or "OpenVINO" in only else {}),
+    }
+    for size in BATCHES:
+        rivals[f"{THEIRS}, bf16, {size}"] = partial(contest.theirs, "bf16", size)
+    if output.exists():
+        rivals |= contest.our_graph(output)
+    rivals = {label: run for label, run in rivals.items() if only in label}
+    shape = json.loads((locate(model) / "config.json").read_text())
+    hidden, wide = shape["hidden_size"], shape["intermediate_size"]
+    layers, heads = shape["num_hidden_layers"], shape["num_attention_heads"]
+    roofs: list[float] = []
     for repeat in range(repeats + 1):  # the first warms up, and is not counted
-        runs = {
-            f"{THEIRS} (defaults)": lambda: contest.theirs("defaults", 32),
-            f"{THEIRS}, fp32, 32": lambda: contest.theirs("fp32", 32),
-            **with_openvino,
-        }
-        for size in BATCHES:
-            runs[f"{THEIRS}, bf16, {size}"] = lambda size=size: contest.theirs("bf16", size)
-        for label, file in exported.items():
-            runs[label] = contest.onnx(file)
-        for precision in ("f32", "bf16"):
-            try:
-                label = f"our graph, OpenVINO {precision}"
-                runs[label] = contest.openvino(output / ONNX, precision)
-            except ImportError as missing:
-                print(f"{label}: left out ({missing})", file=sys.stderr)
-        runs["ours, fp32"] = contest.ours("fp32")
-        runs = {label: run for label, run in runs.items() if only in label}
+        runs = {**rivals}
+        if not only:
+            runs["ours, fp32"] = contest.ours("fp32")
         runs["ours, bf16"] = contest.ours("bf16")
         for label, run in runs.items():
             started = time.perf_counter()
             scores[label] = run()
             if repeat:
                 taken.setdefault(label, []).append(time.perf_counter() - started)
+        if repeat:
+            with torch.inference_mode():
+                roofs.append(roof(hidden, wide))
+    print_rates(f"{model}: {topics} topics", contest, taken)
+    needed = operations(contest.lengths(), hidden, wide, layers, heads)
+    print_roof(contest, needed, taken["ours, bf16"], roofs)
+    return 0 if only else print_differences(scores)  # what scores are compared with may be left out
+
+
+def print_rates(title: str, contest: Contest, taken: dict[str, list[float]]) -> None:
+    """Print pairs a second of all turns, and how many times as fast the last of `taken` is."""
     pairs = sum(map(len, contest.pairs.values()))
-    print(f"{model}: {topics} topics, {pairs:,} pairs, {cpus()} threads, torch {torch.__version__}")
+    print(f"{title}, {pairs:,} pairs, {cpus()} threads, torch {torch.__version__}")
     rates = {label: pairs / statistics.median(times) for label, times in taken.items()}
     for label, times in taken.items():
         each = " ".join(f"{pairs / seconds:.0f}" for seconds in times)
@@ -283,20 +307,23 @@ def main() -> int:
             f"{ours}, beside {label}: {statistics.median(ratios):.2f} times as fast "
             f"({min(ratios):.2f} to {max(ratios):.2f})"
         )
-    shape = json.loads((locate(model) / "config.json").read_text())
-    hidden, wide = shape["hidden_size"], shape["intermediate_size"]
-    layers, heads = shape["num_hidden_layers"], shape["num_attention_heads"]
-    needed = operations(contest.lengths(), hidden, wide, layers, heads)
-    with torch.inference_mode():
-        possible = roof(hidden, wide)
-    reached = needed / pairs * rates[ours]
+
+
+def print_roof(contest: Contest, needed: float, seconds: list[float], roofs: list[float]) -> None:
+    """Print what share of the possible rate was reached, in each turn."""
+    lengths = contest.lengths()
+    reached = [needed / turn for turn in seconds]
+    shares = " ".join(f"{a / b:.0%}" for a, b in zip(reached, roofs, strict=True))
     print(
-        f"roof: {needed / pairs / 1e9:.2f} GFLOP a pair of {contest.lengths().mean():.0f} tokens; "
-        f"{reached / 1e9:.0f} of {possible / 1e9:.0f} GFLOP/s reached, {reached / possible:.0%}"
+        f"roof: {needed / len(lengths) / 1e9:.2f} GFLOP a pair of {lengths.mean():.0f} tokens; "
+        f"{statistics.median(reached) / 1e9:.0f} of {statistics.median(roofs) / 1e9:.0f} GFLOP/s "
+        f"reached; in turn {shares}"
     )
-    if only:  # what scores are compared with may be left out
-        return 0
-    reference = scores[f"{THEIRS}, fp32, 32"]
+
+
+def print_differences(scores: dict[str, Scores]) -> int:
+    """Print by how much scores differ; 1 if those of float32 do but for rounding."""
+    ours, reference = "ours, bf16", scores[f"{THEIRS}, fp32, 32"]
     spread = float(reference.std())
     worst = float(np.abs(scores["ours, fp32"] - reference).max())
     print(
