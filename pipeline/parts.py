@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 OPEN_FILES = 64
 COLUMNS, QID, DOCID = 6, 0, 2  # of run lines
+PIECE = 1 << 18  # bytes of a part that are looked at together
 
 
 def bucket(qid: str, count: int) -> int:
@@ -128,20 +129,33 @@ def contents(part: Path) -> dict[str, Content]:
         data = part.read_bytes()
     except OSError as error:
         raise storage_error(part, error) from error
-    places = separators(data, COLUMNS)
-    if places is None:  # nothing, or an id with a control character
-        return _line_by_line(part, data)
-    lines = Lines(data, np.ascontiguousarray(places.T), np.arange(len(places)))
-    hashes = lines.hashes(DOCID)
-    begins = np.flatnonzero(lines.changes(QID))
-    starts = [*lines.starts(QID)[begins].tolist(), len(data)]
-    found = {}
-    for line, end, start, stop in zip(
-        begins.tolist(), [*begins[1:].tolist(), len(places)], starts, starts[1:], strict=False
-    ):
-        block = Block(part, start, stop - start)
-        found[lines.token(line, QID).decode()] = Content(block, np.sort(hashes[line:end]))
-    return found
+    starts: dict[str, int] = {}
+    hashes: dict[str, list[NDArray[np.uint64]]] = {}
+    for begin, piece in _pieces(data):
+        places = separators(piece, COLUMNS)
+        if places is None:  # an id with a control character
+            return _line_by_line(part, data)
+        lines = Lines(piece, np.ascontiguousarray(places.T), np.arange(len(places)))
+        of_lines, first_bytes = lines.hashes(DOCID), lines.starts(QID)
+        begins = np.flatnonzero(lines.changes(QID)).tolist()
+        for line, end in zip(begins, [*begins[1:], len(places)], strict=True):
+            qid = lines.token(line, QID).decode()
+            starts.setdefault(qid, begin + int(first_bytes[line]))
+            hashes.setdefault(qid, []).append(of_lines[line:end])
+    stops = [*starts.values(), len(data)][1:]
+    return {
+        qid: Content(Block(part, start, stop - start), np.sort(np.concatenate(hashes[qid])))
+        for (qid, start), stop in zip(starts.items(), stops, strict=True)
+    }
+
+
+def _pieces(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Cut whole lines into pieces that stay in a cache, each with its place."""
+    begin = 0
+    while begin < len(data):
+        end = data.rfind(b"\n", begin, begin + PIECE) + 1 or data.find(b"\n", begin) + 1
+        yield begin, data[begin : end or len(data)]
+        begin = end or len(data)
 
 
 def _line_by_line(part: Path, data: bytes) -> dict[str, Content]:

@@ -65,8 +65,8 @@ class Padded:
     def _blank(self, *some: torch.Tensor) -> None:
         """Make padding zero in (sequences, positions, hidden): what it holds may be large.
 
-        One score of it that e to leaves the range of floats would cost the whole batch the
-        ordinary softmax; models whose padding does that are met.
+        A score of it that e to leaves the range of floats would cost the sequence the ordinary
+        softmax; models whose padding does that are met.
         """
         if self._padding is not None:
             for tensor in some:
@@ -78,28 +78,31 @@ class Padded:
         """Softmax without its two passes for the maximum and the mask.
 
         Padding has no values and is left out of sums, and sums divide the few numbers behind the
-        second multiplication. Scores so large or small that e to them leaves the range of floats
-        are for the ordinary softmax.
+        second multiplication. Sequences with scores so large or small that e to them leaves the
+        range of floats are for the ordinary softmax.
         """
         count, heads, rows, _ = query.shape
         weights = (query @ key.transpose(2, 3)).exp_()
         kept = value.new_ones(count, key.shape[2], 1) if self._kept is None else self._kept
         sums = (weights.view(count, heads * rows, -1) @ kept).view(count, heads, rows, 1)
+        context = (weights @ value).div_(sums)
         least, most = sums.aminmax()
         if not (least > LEAST_SUM and most < MOST_SUM):
-            return self._softmax(query @ key.transpose(2, 3)) @ value
-        return (weights @ value).div_(sums)
+            # Only where it is so: no bit of a sequence hangs on what stands beside it.
+            fits = ((sums > LEAST_SUM) & (sums < MOST_SUM)).view(count, -1).all(dim=1)
+            some = (~fits).nonzero()[:, 0]
+            scores = query[some] @ key[some].transpose(2, 3)
+            if self._bias is not None:
+                scores += self._bias[some]
+            context[some] = scores.softmax(dim=-1) @ value[some]
+        return context
 
     def weighted(self, query: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         """Average hidden states by their products with queries (sequences, heads, hidden)."""
         scores = query @ hidden.transpose(1, 2)
-        return self._softmax(scores[:, :, None])[:, :, 0] @ hidden
-
-    def _softmax(self, scores: torch.Tensor) -> torch.Tensor:
-        """Weights of positions from scores (sequences, heads, rows, positions), which change."""
         if self._bias is not None:
-            scores += self._bias
-        return scores.softmax(dim=-1)
+            scores += self._bias[:, 0]
+        return scores.softmax(dim=-1) @ hidden
 
 
 class Flat:

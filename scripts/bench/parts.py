@@ -2,14 +2,14 @@
 
 usage: python scripts/bench/parts.py [TOPICS] [REPEATS] [DOCUMENTS A TOPIC]
 
-Ours is what `pipeline rerank` does behind the model: scores are ordered and printed, topics are put
+Ours is what `pipeline rerank` does behind the model: scores are ordered and printed; topics are put
 into parts, as many to a part as in a run of 6,980, a part is synced to the disk while the next is
-printed, parts are read again, checked and joined into a run, which is synced. `in memory` prints
-and joins without files, which shows what the disk takes. The rivals write one file, once, unsynced,
-and check nothing: a loop of f-strings with six decimals, as Pyserini's own writer of runs does, and
-pandas' `to_csv`. As a measure of speed pytrec_eval parses and evaluates the run, in this process
-too. Each takes its turn; shown are lines a second of every turn, on the clock and of the processors
-(which wait for no disk), and ratios to pytrec_eval: median, least, most.
+put together; parts are read again, checked and joined into a run, which is synced. Printing, then
+writing and joining, then all of it are measured by themselves. The rivals write one file, once,
+unsynced, and check nothing: a loop of f-strings with six decimals, as Pyserini's own writer of runs
+does, and pandas' `to_csv`. As a measure of speed pytrec_eval parses and evaluates the run, in this
+process too. Each takes its turn; shown are lines a second of every turn, on the clock and of the
+processors (which wait for no disk), and ratios to pytrec_eval: median, least, most.
 """
 
 import random
@@ -61,35 +61,48 @@ def printed(topic: Topic) -> bytes:
     return scored_lines(qid, [docids[place] for place in order.tolist()], scores[order], "bench")
 
 
-def in_memory(topics: list[Topic], _: Path) -> None:
-    """Print everything."""
+def printing(topics: list[Topic], _: Path) -> None:
+    """Print everything, in memory."""
     b"".join(map(printed, topics))
 
 
-def with_parts(topics: list[Topic], folder: Path) -> None:
-    """Print, keep each topic as a part, read them again, check, join, sync."""
-    parts = Parts(folder / "ours.run.parts")
+class Writing:
+    """Keep lines as parts, read them again, check, join, sync.
 
-    def save(part: tuple[str, bytes]) -> Path:
-        return parts.save(*part)
+    Args:
+        lines: of each topic, made before; without them they are printed on the way.
+    """
 
-    groups: dict[int, list[Topic]] = {}
-    for topic in topics:
-        groups.setdefault(bucket(topic[0], PARTS * len(topics) // WHOLE or 1), []).append(topic)
-    with Behind(save) as saving:
-        for group in groups.values():
-            key = digest_json([qid for qid, _, _ in group])
-            saving.give((key, b"".join(map(printed, group))))
-        paths = saving.results()
-    found = {qid: content for path in paths for qid, content in contents_of(path).items()}
-    for qid, docids, _ in topics:
-        wanted = docid_hashes("\n".join(docids).encode())
-        if found[qid].documents.tobytes() != wanted.tobytes():
-            sys.exit(f"topic {qid}: other documents")
-    with atomic_file(folder / "ours.run") as out:
-        for lines in joined(found[qid].block for qid, _, _ in topics):
-            out.write(lines)
-    parts.clear()
+    def __init__(self, topics: list[Topic], lines: dict[str, bytes] | None = None) -> None:
+        self._lines = lines
+        # The command has them as bytes, from the run that it reads.
+        self._wanted = {qid: "\n".join(docids).encode() for qid, docids, _ in topics}
+
+    def __call__(self, topics: list[Topic], folder: Path) -> None:
+        """Make the run."""
+        parts = Parts(folder / "ours.run.parts")
+
+        def save(part: tuple[str, bytes]) -> Path:
+            return parts.save(*part)
+
+        groups: dict[int, list[Topic]] = {}
+        for topic in topics:
+            groups.setdefault(bucket(topic[0], PARTS * len(topics) // WHOLE or 1), []).append(topic)
+        with Behind(save) as saving:
+            for group in groups.values():
+                key = digest_json([qid for qid, _, _ in group])
+                given = self._lines
+                made = (printed(topic) if given is None else given[topic[0]] for topic in group)
+                saving.give((key, b"".join(made)))
+            paths = saving.results()
+        found = {qid: content for path in paths for qid, content in contents_of(path).items()}
+        for qid, docids in self._wanted.items():
+            if found[qid].documents.tobytes() != docid_hashes(docids).tobytes():
+                sys.exit(f"topic {qid}: other documents")
+        with atomic_file(folder / "ours.run") as out:
+            for lines in joined(found[qid].block for qid, _, _ in topics):
+                out.write(lines)
+        parts.clear()
 
 
 def loop(topics: list[Topic], folder: Path) -> None:
@@ -131,8 +144,9 @@ def main() -> None:
     topics = drawn(count, documents)
     lines = count * documents
     turns: dict[str, Callable[[list[Topic], Path], None]] = {
-        "parts, synced and joined": with_parts,
-        "the same in memory": in_memory,
+        "printing, in memory": printing,
+        "writing and joining of parts": Writing(topics, {t[0]: printed(t) for t in topics}),
+        "all of it": Writing(topics),
         "loop of f-strings": loop,
         "pandas to_csv": frames,
         "pytrec_eval, parse and evaluate": evaluation,

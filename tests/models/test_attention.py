@@ -95,3 +95,17 @@ def test_what_stands_in_the_padding_does_not_matter() -> None:
     again = Padded(mask, torch.float32, plain=True)(query, key, value, HEADS, WIDTH)
 
     assert torch.equal(made[mask], again[mask])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scores_beyond_floats_leave_the_other_sequences_alone(dtype: torch.dtype) -> None:
+    """Not one of their bits changes: a vector may not depend on what is encoded beside it."""
+    query, key, value = inputs(dtype, 16)
+    mask = torch.arange(16)[None] < torch.tensor(LENGTHS)[:, None]
+    made = Padded(mask, dtype, plain=True)(query.clone(), key, value, HEADS, WIDTH)
+    query[1] *= 1e4
+    again = Padded(mask, dtype, plain=True)(query, key, value, HEADS, WIDTH)
+
+    others = torch.arange(len(LENGTHS)) != 1
+    assert torch.equal(made[others], again[others])
+    assert again.isfinite().all()
