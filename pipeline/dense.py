@@ -121,6 +121,7 @@ def _open(settings: DenseSettings) -> tuple[PassageVectors, Towers]:
     found.need_model(model_digest(settings.model), settings.model)
     if not found.count:
         raise PipelineError(f"{settings.vectors}: holds no vectors", "encode some passages")
+    found.need_whole()
     wishes = Wishes(settings.device, settings.precision, settings.threads)
     model = load_towers(settings.model, wishes, Limits())
     if not model.searchable:

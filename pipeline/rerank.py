@@ -253,6 +253,7 @@ def _tokens(settings: RerankSettings) -> PassageTokens:
     else:
         found.need_texts(collection.digest(str(settings.collection)), settings.collection)
     found.need_tokenizer(Vocabulary(locate(settings.model)).digest, settings.model)
+    found.need_whole()
     return found
 
 

@@ -26,9 +26,10 @@ from pipeline.errors import BusyError, PipelineError, StorageError, storage_erro
 from pipeline.textfile import STREAM
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 TEXT_DIGEST = 16  # bytes
+DIGESTED = 1 << 20  # bytes of a file at a time
 
 # ---------------------------------------------------------------- writing
 
@@ -327,6 +328,20 @@ def digest_file(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise storage_error(path, error) from error
+
+
+def digest_together(paths: Iterable[Path]) -> str:
+    """Digest of the bytes of some files, one after the other.
+
+    Raises:
+        StorageError: one cannot be read.
+    """
+    whole = hashlib.sha256()
+    for path in paths:
+        with _storage_errors(path), path.open("rb") as file:
+            while block := file.read(DIGESTED):
+                whole.update(block)
+    return whole.hexdigest()
 
 
 def digest_folder(path: Path) -> str:

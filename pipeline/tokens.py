@@ -3,19 +3,25 @@
 `tokens.bin` holds the ids of all passages, one after the other (uint16, or uint32 where the
 vocabulary needs it), `starts.bin` where each begins, `docids.bin` the digests of all docids in
 order with the row of each, `texts.bin` the digest of each text, `about.json` the rest: which
-tokenizer made them, of which texts, and the digest of all of it.
+tokenizer made them, of which texts, and the digest of the four files.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from pipeline.errors import InputError, PipelineError, shown, storage_error
-from pipeline.store import TEXT_DIGEST, atomic_file, digest_text, write_bytes, write_json
+from pipeline.store import (
+    TEXT_DIGEST,
+    atomic_file,
+    digest_text,
+    digest_together,
+    write_bytes,
+    write_json,
+)
 from pipeline.textfile import read_json
 
 if TYPE_CHECKING:
@@ -24,8 +30,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-SCHEMA = 1
+SCHEMA = 2
 ABOUT = "about.json"
+FILES = ("tokens.bin", "starts.bin", "docids.bin", "texts.bin")
 AGAIN = "make them again: pipeline tokenize"
 WORD = 1 << 16  # vocabularies up to this size fit 16 bits
 
@@ -57,14 +64,11 @@ def write_tokens(folder: Path, parts: Iterable[Path], about: dict[str, Any]) -> 
     Raises:
         PipelineError: a docid is there twice.
     """
-    digest = hashlib.sha256()
     docids, lengths = [], []
     with atomic_file(folder / "tokens.bin") as tokens, atomic_file(folder / "texts.bin") as texts:
         for part in parts:
             with part.open("rb") as file:
                 pieces = [file.read(length) for length in json.loads(file.readline())]
-            for piece in pieces:
-                digest.update(piece)
             docids.append(np.frombuffer(pieces[0], "<u8").reshape(-1, 2))
             texts.write(pieces[1])
             lengths.append(np.frombuffer(pieces[2], np.uint32))
@@ -81,7 +85,7 @@ def write_tokens(folder: Path, parts: Iterable[Path], about: dict[str, Any]) -> 
     write_bytes(folder / "starts.bin", starts.tobytes())
     record = {
         "schema": SCHEMA, **about, "count": len(rows), "tokens": int(starts[-1]),
-        "content": digest.hexdigest(),
+        "content": digest_together(folder / name for name in FILES),
     }  # fmt: skip
     write_json(folder / ABOUT, record)
     return len(rows)
@@ -103,6 +107,9 @@ class PassageTokens:
                     "make them: pipeline tokenize --output FOLDER",
                 )
             about = read_json(folder / ABOUT)
+        except InputError as error:
+            error.hint = AGAIN
+            raise
         except OSError as error:
             raise storage_error(folder / ABOUT, error) from error
         if not isinstance(about, dict) or about.get("schema") != SCHEMA:
@@ -110,9 +117,10 @@ class PassageTokens:
         try:
             self.tokenizer, self.source = str(about["tokenizer"]), str(about["source"])
             self.limit, self.count = int(about["limit"]), int(about["count"])
+            self._content = str(about["content"])
             self._vocabulary, total = int(about["vocabulary"]), int(about["tokens"])
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(folder / ABOUT, None, f"no usable {error}", AGAIN) from error
+            raise InputError(folder / ABOUT, None, "damaged", AGAIN) from error
         number = np.dtype(np.uint64)
         self._ids = self._map("tokens.bin", np.dtype(_numbers(self._vocabulary)), total)
         self._starts = self._map("starts.bin", number, self.count + 1)
@@ -120,6 +128,15 @@ class PassageTokens:
         self._high, self._low, self._rows = docids
         digests = self._map("texts.bin", np.dtype(np.uint8), TEXT_DIGEST * self.count)
         self._texts = digests.reshape(-1, TEXT_DIGEST)
+
+    def need_whole(self) -> None:
+        """Refuse files that are not what was written; they are read once for it.
+
+        Raises:
+            InputError: one was damaged or edited.
+        """
+        if digest_together(self.folder / name for name in FILES) != self._content:
+            raise InputError(self.folder, None, "damaged or edited since it was made", AGAIN)
 
     def need_texts(self, digest: str, where: object) -> None:
         """Refuse tokens of other texts.

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.errors import InputError, PipelineError, shown
+from pipeline.errors import InputError, PipelineError, shown, storage_error
 from pipeline.rows import KEY, ByDocid, ByKey
-from pipeline.store import atomic_file, digest_file, write_json
+from pipeline.store import atomic_file, digest_file, digest_together, write_json
 from pipeline.textfile import read_json
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ SCHEMA = 1
 DTYPES: dict[str, type[np.generic]] = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}
 FILES = ("docids.txt", "keys.bin", "vectors.bin", "scales.bin")
 ABOUT = "about.json"
+AGAIN = "encode again"
 
 
 def packed(vectors: NDArray[np.float32], dtype: str) -> tuple[bytes, bytes]:
@@ -94,27 +95,47 @@ class PassageVectors:
             raise PipelineError(
                 f"{folder}: no vectors in this folder", "make them: pipeline encode --output FOLDER"
             )
-        about = read_json(folder / ABOUT)
+        try:
+            about = read_json(folder / ABOUT)
+        except InputError as error:
+            error.hint = AGAIN
+            raise
         if not isinstance(about, dict) or about.get("schema") != SCHEMA:
-            raise InputError(folder / ABOUT, None, "not of this version", "encode again")
+            raise InputError(folder / ABOUT, None, "not of this version", AGAIN)
         self.model, self.content = about.get("model"), str(about.get("content"))
         self.texts = about.get("texts")  # digest of the index or collection they were made of
-        self.dtype, self.size, self.count = about["dtype"], int(about["size"]), int(about["count"])
-        numbers = np.dtype(DTYPES[self.dtype])
+        try:
+            self.dtype = str(about["dtype"])
+            self.size, self.count = int(about["size"]), int(about["count"])
+            numbers = np.dtype(DTYPES[self.dtype])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(folder / ABOUT, None, "damaged", AGAIN) from error
         scale = 4 if self.dtype == "int8" else 0
         for name, width in (("vectors.bin", self.size * numbers.itemsize), ("scales.bin", scale),
                             ("keys.bin", KEY)):  # fmt: skip
-            found = (folder / name).stat().st_size
+            try:
+                found = (folder / name).stat().st_size
+            except OSError as error:
+                raise storage_error(folder / name, error) from error
             if found != width * self.count:
                 raise InputError(
                     folder / name, None, f"{found:,} bytes instead of {width * self.count:,}",
-                    "encode again",
+                    AGAIN,
                 )  # fmt: skip
         self._vectors = _map(folder / "vectors.bin", numbers, (self.count, self.size))
         floats = np.dtype(np.float32)
         self._scales = _map(folder / "scales.bin", floats, (self.count, 1)) if scale else None
         self._docids: ByDocid | None = None
         self._keys: ByKey | None = None
+
+    def need_whole(self) -> None:
+        """Refuse files that are not what was written; they are read once for it.
+
+        Raises:
+            InputError: one was damaged or edited.
+        """
+        if digest_together(self.folder / name for name in FILES) != self.content:
+            raise InputError(self.folder, None, "damaged or edited since it was made", AGAIN)
 
     def need_model(self, digest: str, model: str) -> None:
         """Refuse another model's queries.
@@ -161,7 +182,7 @@ class PassageVectors:
 
     def _need_all(self, count: int) -> None:
         if count != self.count:
-            raise InputError(self.folder / "docids.txt", None, f"{count:,} docids", "encode again")
+            raise InputError(self.folder / "docids.txt", None, f"{count:,} docids", AGAIN)
 
 
 def _map(path: Path, numbers: np.dtype[Any], shape: tuple[int, int]) -> NDArray[Any]:

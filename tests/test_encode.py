@@ -378,10 +378,19 @@ def test_damaged_and_missing_vectors_are_named(model: Path, corpus: Path) -> Non
     with refused("no such folder of vectors"):
         dense.retrieve(settings)
     encode.encode(made(model, corpus))
-    path = folder / "vectors" / "vectors.bin"
-    path.write_bytes(path.read_bytes()[:-4])
+    path, about = folder / "vectors" / "vectors.bin", folder / "vectors" / "about.json"
+    data = path.read_bytes()
+    path.write_bytes(data[:-4])
     with refused("vectors.bin"):
         dense.retrieve(settings)
+    path.write_bytes(data[:-2] + bytes(2))
+    with refused(f"{path.parent}: damaged or edited", "encode again"):
+        dense.retrieve(settings)
+    path.write_bytes(data)
+    for wrong in ("{", '{"schema": 1}', about.read_text().replace('"fp32"', '"fp31"')):
+        about.write_text(wrong)
+        with refused("about.json", "encode again"):
+            dense.retrieve(settings)
 
 
 def test_a_cross_encoder_has_no_vectors(corpus: Path, tmp_path: Path) -> None:

@@ -285,6 +285,7 @@ def test_damaged_and_missing_tokens_are_named(chosen: RerankSettings) -> None:
     """Torn files by their size, ids that no vocabulary has, a folder that is something else."""
     tokens = kept(chosen)
     again = replace(chosen, tokens=tokens)
+    docids = sorted({line.split()[2] for line in chosen.run.read_text().splitlines()})
     path = tokens / "tokens.bin"
     data = path.read_bytes()
     changed(path, data[:-2])
@@ -292,25 +293,39 @@ def test_damaged_and_missing_tokens_are_named(chosen: RerankSettings) -> None:
         rerank(again)
     changed(path, b"\xff" * len(data))
     with refused(f"{path}: damaged", "tokenize", InputError):
-        rerank(again)
+        PassageTokens(tokens).find(docids, 9)
     changed(path, data)
     starts = (tokens / "starts.bin").read_bytes()
     changed(tokens / "starts.bin", b"\xff" * 6 + b"\x00" * (len(starts) - 6))
     with refused("starts.bin: damaged", "tokenize", InputError):
-        rerank(again)
+        PassageTokens(tokens).find(docids, 9)
     changed(tokens / "starts.bin", starts)
     (tokens / "texts.bin").unlink()
     with refused("texts.bin", kind=PipelineError):
         rerank(again)
     about = json.loads((tokens / "about.json").read_text())
-    for wrong in ({**about, "schema": 2}, {**about, "limit": "x"}, {"schema": 1}, []):
-        (tokens / "about.json").write_text(json.dumps(wrong))
+    wrong: object
+    for wrong in ({**about, "schema": 1}, {**about, "limit": "x"}, {"schema": 2}, [], "{"):
+        text = wrong if isinstance(wrong, str) else json.dumps(wrong)
+        (tokens / "about.json").write_text(text)
         with refused("about.json", "tokenize", InputError):
             rerank(again)
     with refused(f"{chosen.collection}/nowhere: no such folder of tokens"):
         rerank(replace(chosen, tokens=Path(f"{chosen.collection}/nowhere")))
     with refused(f"{chosen.output.parent}: no tokens in this folder", "pipeline tokenize"):
         rerank(replace(chosen, tokens=chosen.output.parent, output=chosen.run.parent.parent / "r"))
+    assert not chosen.output.exists()
+
+
+@pytest.mark.parametrize("name", ["tokens.bin", "starts.bin", "docids.bin", "texts.bin"])
+def test_tokens_that_were_edited_are_refused(chosen: RerankSettings, name: str) -> None:
+    """Other numbers of the vocabulary would give other scores, and nobody would see it."""
+    tokens = kept(chosen)
+    data = bytearray((tokens / name).read_bytes())
+    data[-2] ^= 1
+    changed(tokens / name, bytes(data))
+    with refused(f"{tokens}: damaged or edited", "tokenize", InputError):
+        rerank(replace(chosen, tokens=tokens))
     assert not chosen.output.exists()
 
 
