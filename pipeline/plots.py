@@ -142,17 +142,17 @@ def draw_sweep(found: Sweep, folder: Path, kind: str) -> list[Path]:
 
 
 def _sweep(figure_of: Any, found: Sweep, measure: str) -> Any:
+    import numpy as np
+
     figure = figure_of(figsize=(4.5, 3.2))
     axes = figure.add_subplot()
     for name in dict.fromkeys(point.model for point in found.points):
         some = [point for point in found.points if point.model == name]
         times = [point.ms or 0.0 for point in some]
         means = [point.means[measure] for point in some]
-        ends = [point.intervals[measure] for point in some]
-        errors = [
-            [mean - low for mean, (low, _) in zip(means, ends, strict=True)],
-            [high - mean for mean, (_, high) in zip(means, ends, strict=True)],
-        ]
+        lows, highs = zip(*(point.intervals[measure] for point in some), strict=True)
+        errors = np.abs(np.array([lows, highs]) - means)
+        errors[~np.isfinite(errors)] = 0  # of one topic
         axes.errorbar(
             times, means, errors, marker="o", markersize=3, linestyle="none", linewidth=0.8,
             capsize=2, label=_label(name),

@@ -8,6 +8,7 @@ Where workers score, a topic costs what one of them takes for it, however many t
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,7 +40,7 @@ class Point(NamedTuple):
     depth: int  # 0: the first stage as it is
     ms: float | None  # a topic, first stage included; None where nobody measured
     means: dict[str, float]
-    intervals: dict[str, Interval]  # 95 per cent, by Student's t over topics
+    intervals: dict[str, Interval]  # 95 per cent, by Student's t over topics; infinite of one
     best: frozenset[str]  # measures by which no point is as fast and better, or faster and as good
 
 
@@ -60,9 +61,9 @@ class Sweep:
             time = "-" if point.ms is None else f"{point.ms:,.1f}"
             rows.append([point.model, f"{point.depth}", time])
             for name in self.measures:
-                low, high = point.intervals[name]
+                ends = [f"{end:.4f}" for end in point.intervals[name] if math.isfinite(end)]
                 star = "*" if name in point.best else " "
-                rows[-1].append(f"{point.means[name]:.4f} [{low:.4f}, {high:.4f}]{star}")
+                rows[-1].append(f"{point.means[name]:.4f} [{', '.join(ends) or '-'}]{star}")
         return rows
 
     def record(self) -> dict[str, Any]:
@@ -70,7 +71,10 @@ class Sweep:
         points = [
             {
                 **point._asdict(),
-                "intervals": {name: list(ends) for name, ends in point.intervals.items()},
+                "intervals": {
+                    name: [end if math.isfinite(end) else None for end in ends]
+                    for name, ends in point.intervals.items()
+                },
                 "best": sorted(point.best),
             }
             for point in self.points
@@ -106,6 +110,7 @@ def sweep(
     if len(set(models)) < len(models):
         raise PipelineError("a model is named twice", "name each once")
     ground = Ground(qrels, measures)
+    ground.row(FIRST, settings.run)  # before anything is scored: are these its judgements?
     depths = sorted(set(depths))
     first_ms = _milliseconds(settings.run)
     notes = (
@@ -180,7 +185,10 @@ def _point(model: str, depth: int, ms: float | None, values: dict[str, dict[str,
 
 
 def _marked(points: Sequence[Point], measures: Sequence[str]) -> list[Point]:
-    """Say by which measures a point is beaten by none; one without a time takes none."""
+    """Say by which measures a point is beaten by none.
+
+    A first stage whose time is not known takes none: it is left out of the other points as well.
+    """
 
     def beaten(point: Point, name: str) -> bool:
         mine = (point.ms or 0.0, -point.means[name])

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from refusal import refused
 
 from pipeline.errors import PipelineError
 from pipeline.evaluate import evaluate_runs
@@ -126,3 +127,27 @@ def test_a_time_that_nobody_measured(settings: RerankSettings) -> None:
     (settings.output / "overlap.run").unlink()
     with pytest.raises(PipelineError, match="how long it took"):
         sweep(qrels, settings, ["overlap"], [1])
+
+
+def test_judgements_of_other_topics_are_refused_before_anything_is_scored(
+    settings: RerankSettings, tmp_path: Path
+) -> None:
+    """As `evaluate` refuses them."""
+    (tmp_path / "other.qrels").write_text("nobody 0 d1 1\n")
+    with refused(f"{settings.run}: nothing to evaluate", "the right judgements"):
+        sweep(tmp_path / "other.qrels", settings, ["overlap"], [1])
+    assert not settings.output.exists()
+
+
+def test_one_topic_has_no_interval(settings: RerankSettings, tmp_path: Path) -> None:
+    """What is infinite is no number in JSON, nor in a table or a figure."""
+    lines = qrels_of(settings).read_text().splitlines(keepends=True)
+    qrels = tmp_path / "one.qrels"
+    qrels.write_text("".join(line for line in lines if line.split()[0] == lines[0].split()[0]))
+
+    found = sweep(qrels, settings, ["overlap"], [1], ["AP"])
+
+    text = json.dumps(found.record(), allow_nan=False)
+    assert json.loads(text)["points"][0]["intervals"] == {"AP": [None, None]}
+    assert "[-]" in found.cells()[1][3]
+    assert draw_sweep(found, settings.output, "svg")

@@ -1,0 +1,66 @@
+"""Whether `--precision auto` ranks as float32 does: nDCG@10 of both on judged collections.
+
+usage: PIPELINE_COLLECTIONS=FOLDER python scripts/bench/precision.py [MODEL] [DEPTH]
+
+Every collection of the folder that has topics and judgements of `all`, `dev` or `dev600` is
+indexed, its first DEPTH (20) candidates by BM25 are reranked with either precision, all else by
+default, and the mean of nDCG@10 over all judged topics is compared. Ends with 1 if one differs by
+more than 0.001.
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from pipeline.evaluate import evaluate_runs
+from pipeline.index import IndexSettings, index
+from pipeline.models.scorer import Precision
+from pipeline.rerank import RerankSettings, rerank
+from pipeline.retrieve import RetrieveSettings, retrieve
+from pipeline.stage import read_sidecar
+
+SPLITS = ("all", "dev", "dev600")
+MEASURE = "nDCG@10"
+MOST = 0.001
+BOTH: tuple[Precision, Precision] = ("auto", "fp32")
+
+
+def main() -> int:
+    """Print a line for each collection."""
+    model, depth = [*sys.argv[1:], *("small", "20")[len(sys.argv) - 1 :]]
+    furthest = 0.0
+    for topics in sorted(Path(os.environ["PIPELINE_COLLECTIONS"]).glob("*/topics.*.tsv")):
+        split = topics.name.split(".")[1]
+        qrels = topics.parent / f"qrels.{split}.txt"
+        if split not in SPLITS or not qrels.exists():
+            continue
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            index(IndexSettings(topics.parent / "corpus.jsonl.gz", folder / "index"))
+            bm25 = folder / "bm25.run"
+            retrieve(RetrieveSettings(topics, folder / "index", bm25, hits=int(depth)))
+            runs = []
+            for precision in BOTH:
+                runs.append(folder / f"{precision}.run")
+                rerank(
+                    RerankSettings(
+                        bm25, topics, model, runs[-1], index=folder / "index",
+                        precision=precision,
+                    )
+                )  # fmt: skip
+            sidecar = read_sidecar(runs[0]) or {}
+            auto, exact = (
+                row.evaluation.mean[MEASURE] for row in evaluate_runs(qrels, runs, [MEASURE]).rows
+            )
+        furthest = max(furthest, abs(auto - exact))
+        print(
+            f"{topics.parent.name:22} auto is {sidecar['details']['signature']['precision']}: "
+            f"{MEASURE} {auto:.4f}, fp32 {exact:.4f}, difference {auto - exact:+.4f}",
+            flush=True,
+        )
+    return int(furthest > MOST)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
