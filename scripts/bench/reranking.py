@@ -50,6 +50,9 @@ from pipeline.topics import read_topics
 
 SEED = 7
 THEIRS = "CrossEncoder.predict"
+GRAPHS = tuple(
+    f"our graph, {kind}" for kind in ("ONNX fp32", "ONNX int8", "OpenVINO f32", "OpenVINO bf16")
+)
 BATCHES = (8, 16, 32, 64)
 Scores = NDArray[np.float32]
 
@@ -104,12 +107,9 @@ class Contest:
 
     def our_graph(self, exported: Path) -> dict[str, Callable[[], Scores]]:
         """What we exported, in ONNX Runtime and, where it is installed, in OpenVINO."""
-        made = {
-            "our graph, ONNX fp32": self.onnx(exported / ONNX),
-            "our graph, ONNX int8": self.onnx(exported / INT8),
-        }
-        for precision in ("f32", "bf16"):
-            label = f"our graph, OpenVINO {precision}"
+        fp32, int8, *in_openvino = GRAPHS
+        made = {fp32: self.onnx(exported / ONNX), int8: self.onnx(exported / INT8)}
+        for label, precision in zip(in_openvino, ("f32", "bf16"), strict=True):
             try:
                 made[label] = self.openvino(exported / ONNX, precision)
             except ImportError as missing:
@@ -285,7 +285,7 @@ def main() -> int:
     scores: dict[str, Scores] = {}
     scratch = tempfile.TemporaryDirectory()
     output = Path(scratch.name) / "exported"
-    if not only or "our graph" in only:
+    if any(only in label for label in GRAPHS):
         export(ExportSettings(model, output, onnx=True, int8=True))
     rivals: dict[str, Callable[[], Scores]] = {
         f"{THEIRS} (defaults)": lambda: contest.theirs("defaults", 32),
