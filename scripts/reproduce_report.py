@@ -1,9 +1,10 @@
 """Tables and figures of scripts/reproduce: usage: reproduce_report.py WORK [DEV [FIGURES]]
 
 Reads the runs in WORK/DEV (default: dev) and the models in WORK/runs, writes WORK/report/tables.md
-and the figures (SVG; to FIGURES where it is named). Each arm is tested against BM25 and against the
-teacher on every development set: the randomisation test over topics, each topic's value averaged
-over the arm's seeds first, Holm's correction over all arms of one table.
+and the figures (SVG; to FIGURES where it is named). Each topic's value of each run is kept in
+WORK/DEV.tsv, and what that file has of runs that are not there counts as well. Each arm is tested
+against BM25 and against the teacher on every development set: the randomisation test over topics,
+each topic's value averaged over the arm's seeds first, Holm's correction over all arms of a table.
 """
 
 from __future__ import annotations
@@ -38,7 +39,11 @@ def main() -> None:
     work = Path(sys.argv[1])
     report = work / "report"
     report.mkdir(exist_ok=True)
-    arms = read(work, sys.argv[2] if sys.argv[2:] else "dev")
+    dev = sys.argv[2] if sys.argv[2:] else "dev"
+    kept = work / f"{dev}.tsv"
+    values = read_values(kept) | measured(work, dev)
+    write_values(kept, values)
+    arms = by_arm(values)
     tags = sorted({tag for tag, _ in arms if tag}, key=lambda t: (len(t), t))
     lines = []
     for tag in tags:
@@ -51,22 +56,55 @@ def main() -> None:
     print(text)
 
 
-def read(work: Path, dev: str) -> dict[tuple[str, str], dict[int, Values]]:
-    """(tag, arm) -> seed -> values; arms without a tag (BM25, the teacher) belong to all."""
-    found: dict[tuple[str, str], dict[int, Values]] = defaultdict(dict)
+def measured(work: Path, dev: str) -> dict[str, Values]:
+    """Values of every run that is there, by its label: ARM-PAIRS-SEED, or bm25, or teacher."""
+    found: dict[str, Values] = defaultdict(dict)
     for name, measure in MEASURES.items():
         qrels = read_qrels(work / "data" / f"{dev}-{name}.qrels")
         for path in sorted((work / dev).glob(f"*.{name}.run")):
-            label = path.name.removesuffix(f".{name}.run")
-            match = LABEL.fullmatch(label)
-            tag, arm, seed = ("", label, 1) if match is None else (
-                match["tag"], match["arm"], int(match["seed"]))  # fmt: skip
             values = evaluate_rankings(qrels, read_run(path), [measure]).per_topic
-            one = found[tag, arm].setdefault(seed, {})
-            one[name] = {qid: each[measure] for qid, each in values.items()}
-    whole = {key: {s: v for s, v in seeds.items() if len(v) == len(MEASURES)}
-             for key, seeds in found.items()}  # fmt: skip
-    return {key: seeds for key, seeds in whole.items() if seeds}
+            one = found[path.name.removesuffix(f".{name}.run")]
+            one[name] = {qid: round(each[measure], 5) for qid, each in values.items()}
+    return {label: values for label, values in found.items() if len(values) == len(MEASURES)}
+
+
+def read_values(path: Path) -> dict[str, Values]:
+    """Read what `write_values` wrote; a file that is not there has nothing."""
+    if not path.exists():
+        return {}
+    head, *rows = (line.split("\t") for line in path.read_text("utf-8").splitlines())
+    labels = head[2:]
+    found: dict[str, Values] = {label: {name: {} for name in MEASURES} for label in labels}
+    for name, qid, *values in rows:
+        for label, value in zip(labels, values, strict=True):
+            found[label][name][qid] = float(value)
+    return found
+
+
+def write_values(path: Path, values: dict[str, Values]) -> None:
+    """One line a topic, one column a run."""
+    labels = sorted(values)
+    lines = ["\t".join(["set", "topic", *labels])]
+    for name in MEASURES:
+        topics = sorted({qid for each in values.values() for qid in each[name]})
+        for qid in topics:
+            row = [f"{values[label][name][qid]:g}" for label in labels]
+            lines.append("\t".join([name, qid, *row]))
+    new = path.with_name(f"{path.name}.new")
+    new.write_text("\n".join(lines) + "\n", "utf-8")
+    new.rename(path)
+
+
+def by_arm(values: dict[str, Values]) -> dict[tuple[str, str], dict[int, Values]]:
+    """(tag, arm) -> seed -> values; arms without a tag (BM25, the teacher) belong to all."""
+    found: dict[tuple[str, str], dict[int, Values]] = defaultdict(dict)
+    for label, each in values.items():
+        match = LABEL.fullmatch(label)
+        if match is None:
+            found["", label][1] = each
+        else:
+            found[match["tag"], match["arm"]][int(match["seed"])] = each
+    return found
 
 
 def mean(values: Values, name: str) -> float:
@@ -145,10 +183,12 @@ def trained(arm: str) -> bool:
 
 
 def models(work: Path, tag: str, shown: dict[str, dict[int, Values]]) -> list[str]:
-    """Parameters and multiply-adds of the trained arms."""
+    """Parameters and multiply-adds of the trained arms whose models are there."""
     lines = ["| arm | parameters | multiply-adds a pair |", "|---|---:|---:|"]
     for arm in filter(trained, shown):
         folder = work / "runs" / f"{arm}-{tag}-{min(shown[arm])}"
+        if not (folder / "student").exists():
+            continue
         config = json.loads((folder / "student/config.json").read_text("utf-8"))
         lines.append(f"| {arm} | {parameters(folder / 'student'):.1f} M | "
                      f"{multiply_adds(config) / 1e6:.0f} M |")  # fmt: skip

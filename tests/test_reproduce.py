@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from importlib.machinery import SourceFileLoader
@@ -115,6 +116,30 @@ def test_report_tests_arms_and_names_ties(tmp_path: Path) -> None:
     assert about.startswith(" one, two; then far.")
     assert "| one | 0.1 M | 531 M |" in about
     assert (tmp_path / "report" / "arms-640.svg").read_text().count("six-layers") == 1
+    # The values that were kept stand for the runs: another machine can go on from them.
+    kept = (tmp_path / "dev.tsv").read_text()
+    assert kept.splitlines()[0].split("\t")[:4] == ["set", "topic", "bm25", "far-640-1"]
+    assert len(kept.splitlines()) == 1 + len(SETS) * len(topics)
+    shutil.rmtree(tmp_path / "dev")
+    shutil.rmtree(tmp_path / "runs")
+    again = script("reproduce_report.py", tmp_path)
+    assert again.returncode == 0, again.stderr
+    tables = [each.stdout.partition("| arm | parameters")[0] for each in (done, again)]
+    assert tables[0] == tables[1]
+    assert (tmp_path / "dev.tsv").read_text() == kept
+
+
+def test_lines_that_were_kept_are_left_out(
+    reproduce: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another machine has measured is not measured again, unless it is asked for by name."""
+    (tmp_path / "dev.tsv").write_text("set\ttopic\tbm25\ttinybert-6400-2\n")
+    comparison = reproduce.Comparison(tmp_path, 6400, 64, 0, "towers")
+    made: list[tuple[str, int]] = []
+    monkeypatch.setattr(comparison, "prepare", lambda: None)
+    monkeypatch.setattr(comparison, "line", lambda name, seed: made.append((name, seed)))
+    comparison.lines([("bm25", 1), ("tinybert", 1), ("tinybert", 2)])
+    assert made == [("tinybert", 1)]
 
 
 def test_arms_and_seeds_are_listed(tmp_path: Path) -> None:
