@@ -61,7 +61,8 @@ class Parts:
     def save(self, key: str, data: bytes) -> Path:
         """Keep a finished part; from here on a kill does not cost it."""
         path = self.folder / f"{key[:32]}-{digest_bytes(data)[:32]}.part"
-        write_bytes(path, data)
+        # A name that a power cut takes back costs one part; syncing each costs every run.
+        write_bytes(path, data, keep_name=False)
         if self._names is not None:
             self._names[key[:32]] = path.name
         return path

@@ -35,11 +35,15 @@ DIGESTED = 1 << 20  # bytes of a file at a time
 
 
 @contextmanager
-def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
+def atomic_file(path: Path | str, *, keep_name: bool = True) -> Iterator[BinaryIO]:
     """Open a file that appears under `path` only if the block ends well; `.gz` is compressed.
 
     Compressed bytes depend on the content alone (no name, no time). `-` writes to standard output
     instead, where nothing can be atomic.
+
+    Args:
+        keep_name: sync the folder as well. Without it a power cut, though no kill, may take the
+            file's name again; its bytes are synced in either case.
 
     Raises:
         StorageError: no space, no permission, or what lies there is a folder or a device.
@@ -66,7 +70,8 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
                     raw.flush()
                     os.fsync(raw.fileno())
                 temporary.replace(path)
-                _sync_folder(path.parent)
+                if keep_name:
+                    _sync_folder(path.parent)
             except BaseException:
                 with suppress(OSError):
                     temporary.unlink(missing_ok=True)
@@ -114,9 +119,9 @@ def new_folder(path: Path) -> Path:
     return path
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a whole small file atomically."""
-    with atomic_file(path) as out:
+def write_bytes(path: Path, data: bytes, *, keep_name: bool = True) -> None:
+    """Write a whole small file atomically, as `atomic_file` does."""
+    with atomic_file(path, keep_name=keep_name) as out:
         out.write(data)
 
 
