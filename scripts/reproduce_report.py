@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pipeline import statistics
 from pipeline.measures import evaluate_rankings
+from pipeline.store import write_bytes
 from pipeline.trec import read_qrels, read_run
 
 MEASURES = {
@@ -90,9 +91,7 @@ def write_values(path: Path, values: dict[str, Values]) -> None:
         for qid in topics:
             row = [f"{values[label][name][qid]:g}" for label in labels]
             lines.append("\t".join([name, qid, *row]))
-    new = path.with_name(f"{path.name}.new")
-    new.write_text("\n".join(lines) + "\n", "utf-8")
-    new.rename(path)
+    write_bytes(path, ("\n".join(lines) + "\n").encode())
 
 
 def by_arm(values: dict[str, Values]) -> dict[tuple[str, str], dict[int, Values]]:
