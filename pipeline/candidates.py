@@ -69,7 +69,8 @@ class Candidates:
             shard: keep its topics alone; `places` says where they stand among all.
 
         Raises:
-            PipelineError: as `read_run` does; or a topic of the run that is not among the topics.
+            PipelineError: as `read_run` does; a topic of the run that is not among the topics; or
+                an id that `need_words` refuses.
         """
         self._scratch = scratch
         self._places: dict[str, _Place] = {}
@@ -80,7 +81,9 @@ class Candidates:
         for ranking in read_run(run):
             if topics is not None:
                 need_topic(run, ranking.qid, topics)
-            ids = "\n".join(doc.docid for doc in ranking.docs).encode()
+            docids = [doc.docid for doc in ranking.docs]
+            need_words(run, ranking.qid, docids)
+            ids = "\n".join(docids).encode()
             scores = np.array([doc.score for doc in ranking.docs], np.float32).tobytes()
             digest.update(f"{ranking.qid} {len(ids)} {len(scores)} ".encode() + ids + scores)
             self.total += 1
@@ -142,6 +145,27 @@ def need_topic(run: Path | str, qid: str, topics: Topics) -> None:
             f"topic {shown(qid)} is not among the topics",
             "give the topics that the run was made for",
         )
+
+
+def need_words(run: Path | str, qid: str, docids: Sequence[str]) -> None:
+    """Refuse ids that no run can be written with, before anything is scored.
+
+    Columns end at ASCII's white space, as trec_eval has it, so a run may hold an id with another;
+    but who reads runs as text, and pytrec_eval does, would see two columns.
+
+    Raises:
+        InputError: an id has such a character.
+    """
+    ids = [qid, *docids]
+    if " ".join(ids).split() == ids:
+        return
+    at = next(place for place, word in enumerate(ids) if word.split() != [word])
+    raise InputError(
+        run,
+        line_of(run, qid, ids[at] if at else None),
+        f"the id {shown(ids[at])} is not one word to those who read runs as text",
+        "give it an id without white space, no-break spaces and control characters included",
+    )
 
 
 def line_of(run: Path | str, qid: str, docid: str | None = None) -> int | None:

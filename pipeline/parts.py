@@ -43,17 +43,23 @@ class Parts:
         self._reporter = reporter
         self._names: dict[str, str] | None = None
 
-    def find(self, key: str) -> Path | None:
-        """Return the finished part of this key, or None if it has to be made."""
+    def find(self, key: str, note: str = "") -> Path | None:
+        """Return the finished part of this key, or None if it has to be made.
+
+        Args:
+            note: what is kept beside it under this name, if anything is, has to be readable.
+        """
         if self._names is None:
             self._names = {p.name[:32]: p.name for p in sorted(self.folder.glob("*-*.part"))}
         name = self._names.get(key[:32])
         if name is None:
             return None
         path = self.folder / name
-        if path.is_file() and digest_file(path)[:32] == path.stem[33:]:
+        whole = path.is_file() and digest_file(path)[:32] == path.stem[33:]
+        if whole and not (note and self._damaged(note)):
             return path
-        self._reporter.notice(f"{path}: torn or edited; this part is made again")
+        if not whole:
+            self._reporter.notice(f"{path}: torn or edited; this part is made again")
         remove(path)
         del self._names[key[:32]]
         return None
@@ -78,14 +84,19 @@ class Parts:
         path = self.folder / f"{name}.json"
         if not path.is_file():
             return None
-        try:
-            value = read_json(path)
-        except InputError:
-            value = None
+        value = _json(path)
         if isinstance(value, dict):
             return value
         self._reporter.notice(f"{path}: damaged; written again")
         return None
+
+    def _damaged(self, name: str) -> bool:
+        path = self.folder / f"{name}.json"
+        if not path.is_file() or isinstance(_json(path), dict):
+            return False
+        self._reporter.notice(f"{path}: damaged; its part is made again")
+        remove(path)
+        return True
 
     def keep_note(self, name: str, value: Mapping[str, Any]) -> None:
         """Keep a small fact beside the parts."""
@@ -95,6 +106,13 @@ class Parts:
         """Forget everything."""
         remove(self.folder)
         self._names = None
+
+
+def _json(path: Path) -> object:
+    try:
+        return read_json(path)
+    except InputError:
+        return None
 
 
 @dataclass(frozen=True)

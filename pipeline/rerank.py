@@ -356,8 +356,8 @@ def _check(settings: RerankSettings) -> None:
             bound = f"from {low:g} to {high:g}" if high < MOST else f"{low:g} or more"
             raise PipelineError(f"--{name} {value} is out of range", f"choose a number {bound}")
     indexes = () if settings.index is None else paths(settings.index)
-    read = (settings.run, settings.topics, *indexes, settings.collection, settings.tokens)
-    need_apart(settings.output, *read)
+    folders = (*indexes, settings.tokens, settings.vectors)
+    need_apart(settings.output, settings.run, settings.topics, settings.collection, *folders)
 
 
 def _need_files(settings: RerankSettings) -> None:

@@ -194,7 +194,7 @@ class Work:
         for group in groups:
             tasks = [self.task(qid) for qid in group]
             key = part_key(tasks, self._how, self._made_by())
-            found = parts.find(key)
+            found = parts.find(key, _facts_name(key))
             if found is None and reader is not None:
                 for topic in tasks:
                     if topic.tokens is None:
@@ -217,7 +217,7 @@ class Work:
             for group in groups:
                 tasks = [self.task(qid) for qid in group]
                 key = part_key(tasks, self._how, self._made_by())
-                found = parts.find(key)
+                found = parts.find(key, _facts_name(key))
                 if found is None:
                     pairs = sum(len(topic.scored) for topic in tasks)
                     label = f"of topic {shown(group[0])}"

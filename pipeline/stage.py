@@ -214,8 +214,13 @@ def need_apart(output: Path, *inputs: Path | str | None) -> None:
     for given in inputs:
         if given is None or str(given) == STREAM:
             continue
-        read = os.path.realpath(given)
-        for written in map(os.path.realpath, (output, sidecar_path(output))):
+        try:
+            read, *places = map(os.path.realpath, (given, output, sidecar_path(output)))
+        except ValueError as error:  # a NUL, from an experiment file
+            raise PipelineError(
+                f"{shown(str(given))}, {shown(str(output))}: {error}", "name a file"
+            ) from error
+        for written in places:
             if os.path.commonpath((read, written)) in (read, written):
                 how = "is also an input" if read == written else f"and the input {given} overlap"
                 raise PipelineError(f"{output}: {how}", "choose another place for the output")
@@ -317,8 +322,11 @@ def producing(
 
     Raises:
         BusyError: another process works on this output.
-        PipelineError: an output that is not ours lies there and `force` is off.
+        PipelineError: an output that is not ours lies there and `force` is off; or a folder lies
+            where a file is to be written.
     """
+    if digest is digest_file and output.is_dir():
+        raise PipelineError(f"{output}: is a folder", "name a file for the output")
     with locked(output):
         sweep_folder(parts_path(output))
         job = Job(output, recipe_of, digest, reporter)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pipeline.decimals import shortest
 from pipeline.errors import InputError, PipelineError, shown
 from pipeline.store import atomic_file
-from pipeline.textfile import lines
+from pipeline.textfile import UTF16_MARKS, lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -173,11 +173,12 @@ def _text(path: Path | str, number: int, column: bytes) -> str:
     try:
         return column.decode()
     except UnicodeDecodeError:
+        utf16 = number == 1 and column.startswith(UTF16_MARKS)
         raise InputError(
             path,
             number,
             f"id {shown(column)} is not UTF-8",
-            "convert the file: iconv -f latin1 -t utf-8",
+            f"convert the file: iconv -f {'utf-16' if utf16 else 'latin1'} -t utf-8",
         ) from None
 
 

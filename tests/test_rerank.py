@@ -236,6 +236,65 @@ def test_an_output_never_takes_the_place_of_an_input(chosen: RerankSettings) -> 
     assert contents(chosen.output.parent) == before
 
 
+def test_a_folder_never_becomes_a_run(chosen: RerankSettings) -> None:
+    """Nor does what another stage keeps there lose its sidecar; nothing is scored before."""
+    folder = chosen.output.with_name("kept.tokens")
+    folder.mkdir()
+    (folder / "a").write_text("b")
+    sidecar_path(folder).write_text('{"schema": 1, "state": "finished", "recipe": {}}')
+    before = contents(chosen.output.parent)
+    for force in (False, True):
+        with refused(f"{folder}: is a folder", "name a file"):
+            rerank(replace(chosen, output=folder, force=force))
+        with refused(f"{folder}: is also an input"):
+            rerank(replace(chosen, output=folder, vectors=folder, force=force))
+    assert contents(chosen.output.parent) == before
+
+
+@pytest.mark.parametrize("space", ["\u00a0", "\u3000", "\x1c", "\x85"])
+def test_an_id_that_could_not_be_written_is_named_before_anything_is_scored(
+    chosen: RerankSettings, space: str
+) -> None:
+    """Below the depth too, where no text is looked for."""
+    text = chosen.run.read_text()
+    chosen.run.write_text(text.replace("2 Q0 cake", f"2 Q0 ca{space}ke"))
+    with refused(f"{chosen.run}:8: ", "no-break spaces", InputError):
+        rerank(replace(chosen, depth=1))
+    assert not chosen.output.exists()
+
+
+def test_what_is_known_of_a_part_is_whole_or_the_part_is_made_again(
+    chosen: RerankSettings,
+) -> None:
+    """So that counts in the sidecar are right; parts that have nothing to tell stay."""
+    assert chosen.collection is not None
+    text = chosen.collection.read_text()
+    first = text.splitlines()[0]
+    emptied = json.dumps(json.loads(first) | {"contents": ""})
+    chosen.collection.write_text(text.replace(first, emptied))
+    interrupted = []
+
+    class Stopping(Heard):
+        def advance(self, done: int, total: int, unit: str) -> None:
+            if done == total:
+                interrupted.append(done)
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rerank(chosen, Stopping())
+    notes = sorted(chosen.output.with_name("new.run.parts").glob("*-facts.json"))
+    assert notes
+    for note in notes:
+        note.write_text("torn")
+    heard = Heard()
+
+    outcome = rerank(chosen, heard)
+
+    assert outcome.counts["empty_passages"] == 1
+    assert 0 < outcome.details["pairs_scored"] < outcome.counts["pairs"]
+    assert f"{notes[0]}: damaged; its part is made again" in heard.notices
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -245,6 +304,7 @@ def test_an_output_never_takes_the_place_of_an_input(chosen: RerankSettings) -> 
         ({"threads": -1}, "--threads -1 is out of range"),
         ({"token_budget": -1}, "--token-budget -1 is out of range"),
         ({"tag": "a b"}, "'a b' is no legal run tag"),
+        ({"output": Path("a\0b")}, "embedded null"),
         ({"collection": None}, "neither is named"),
         ({"index": Path("i")}, "both are named"),
         ({"run": Path("-"), "topics": Path("-")}, "cannot both come from standard input"),

@@ -306,6 +306,7 @@ BAD_RUNS = {
     ),
     "docid not UTF-8": (b"1 Q0 caf\xe9 1 1 t\n", ":1", r"id b'caf\xe9' is not UTF-8", "iconv"),
     "qid not UTF-8": (b"\xe9 Q0 a 1 1 t\n", ":1", r"id b'\xe9' is not UTF-8", "iconv"),
+    "UTF-16": (GOOD.encode("utf-16"), ":1", "is not UTF-8", "iconv -f utf-16 -t utf-8"),
     "escape": (b"1 Q0 a 1 \x1b[31m t\n", ":1", r"score '\x1b[31m' is not", "float32"),
     "binary": (bytes(range(256)), ":1", "columns instead of 6", "qid Q0 docid"),
 }

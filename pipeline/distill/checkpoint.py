@@ -76,8 +76,11 @@ def load(
     moments = load_file(newest / OPTIMISER)
     for name, parameter in model.named_parameters():
         own = {key: moments[f"{key}:{name}"] for key in MOMENTS if f"{key}:{name}" in moments}
-        if own:
-            optimiser.state[parameter] = own
+        if own:  # AdamW keeps its counter on the CPU
+            optimiser.state[parameter] = {
+                key: value if key == "step" else value.to(parameter.device)
+                for key, value in own.items()
+            }
     torch.set_rng_state(
         torch.frombuffer(bytearray.fromhex(state.pop("generator")), dtype=torch.uint8)
     )

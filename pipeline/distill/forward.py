@@ -176,6 +176,34 @@ def inside(bert: Any, batch: Batch, wanted: Collection[int]) -> Inside:
     return found._replace(last=hidden)
 
 
+def places(bert: Any, batch: Batch) -> Iterator[tuple[str, Tensor]]:
+    """Run every layer; yield what is computed on the way, named as `narrow` reads it."""
+    embeddings = bert.embeddings
+    positions = torch.arange(batch.ids.shape[1], device=batch.ids.device)
+    total = (
+        embeddings.word_embeddings(batch.ids)
+        + embeddings.token_type_embeddings(batch.segments)
+        + embeddings.position_embeddings(positions)
+    )
+    hidden, bias = _begin(bert, batch)
+    yield "0sum", total
+    yield "0", hidden
+    for number, layer in enumerate(bert.encoder.layer, 1):
+        mixed, output = layer.attention.output, layer.output
+        context = _context(*_project(layer, hidden, hidden), bias)
+        total = mixed.dense(context) + hidden
+        attended = mixed.LayerNorm(total)
+        inner = layer.intermediate(attended)
+        yield f"{number}context", context
+        yield f"{number}attended sum", total
+        yield f"{number}attended", attended
+        yield f"{number}inner", inner
+        total = output.dense(inner) + attended
+        hidden = output.LayerNorm(total)
+        yield f"{number}sum", total
+        yield f"{number}", hidden
+
+
 def _begin(bert: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """Embeddings, and what is added to attention's scores."""
     hidden = bert.embeddings(input_ids=batch.ids, token_type_ids=batch.segments)
@@ -198,8 +226,12 @@ def _layer(
     layer: Any, at: Tensor, query: Tensor, key: Tensor, value: Tensor, bias: Tensor
 ) -> Tensor:
     """Finish one BERT layer for the positions `at`."""
-    scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
-    context = (scores + bias.to(scores.dtype)).softmax(dim=-1).to(value.dtype) @ value
-    context = context.transpose(1, 2).reshape(len(at), -1, query.shape[1] * query.shape[-1])
-    attended = layer.attention.output(context, at)
+    attended = layer.attention.output(_context(query, key, value, bias), at)
     return layer.output(layer.intermediate(attended), attended)  # type: ignore[no-any-return]
+
+
+def _context(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    """Attend; heads side by side again, (sequences, positions, width)."""
+    scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+    context: Tensor = (scores + bias.to(scores.dtype)).softmax(dim=-1).to(value.dtype) @ value
+    return context.transpose(1, 2).reshape(len(query), -1, query.shape[1] * query.shape[-1])

@@ -15,7 +15,7 @@ from pipeline.distill import forward, losses
 from pipeline.distill.classifier import Classifier
 from pipeline.distill.data import read_data, read_texts
 from pipeline.distill.development import Development
-from pipeline.distill.groups import Stratum, group
+from pipeline.distill.groups import Stratum, epoch_order, group
 from pipeline.distill.rankers import Student
 from pipeline.distill.settings import DistillConfig, TeachConfig
 from pipeline.distill.twin import TwinStudent
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     Cast = Callable[[], AbstractContextManager[object]]
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pipeline.distill.groups import Group
     from pipeline.distill.rankers import Ranker
 
+NARROWING = 1000  # pairs that a ranker is narrowed by
 Loss = tuple["Tensor", dict[str, float]]
 """The loss, a mean over units, and each of its terms, unweighted, for the log"""
 
@@ -70,7 +72,6 @@ class Ranking:
     def __init__(
         self, config: DistillConfig | TeachConfig, ranker: Ranker, device: torch.device, cast: Cast
     ) -> None:
-        self.module = ranker.module
         self._config, self._ranker, self._device, self._cast = config, ranker, device, cast
         self._data = read_data(config, ranker.tokens)
         self.units, self.pairs = self._data.qids, config.group_size
@@ -80,6 +81,10 @@ class Ranking:
         self._scale = config.scale if isinstance(config, DistillConfig) else 1.0
         inside = config.intermediate if isinstance(config, DistillConfig) else None
         self._own_weights: Mapping[str, float] = inside.losses if inside else {}
+        if isinstance(config, DistillConfig) and config.narrowed and isinstance(ranker, Student):
+            some = epoch_order(self.units, config.seed, 0)[: -(-NARROWING // self.pairs)]
+            ranker.narrow(*self._texts([self.draw(unit, 0) for unit in some]))
+        self.module = ranker.module
 
     def draw(self, unit: str, epoch: int) -> Group:
         """Draw a topic's group."""
@@ -92,16 +97,19 @@ class Ranking:
 
     def loss(self, part: Sequence[Group]) -> Loss:
         """Compare scores with the teacher's and with labels, shape (topics, group)."""
-        queries = [self._data.queries[g.qid] for g in part for _ in g.docs]
-        passages = [self._data.passages[int(doc)] for g in part for doc in g.docs]
         with self._cast():
-            flat, own = self._ranker.forward(queries, passages)
+            flat, own = self._ranker.forward(*self._texts(part))
         scores = flat.view(len(part), self.pairs)
         teacher = torch.from_numpy(np.stack([g.scores for g in part])).to(self._device)
         labels = torch.from_numpy(np.stack([g.labels for g in part])).to(self._device)
         return losses.total(
             self._config.losses, scores, teacher * self._scale, labels, own, self._own_weights
         )
+
+    def _texts(self, part: Sequence[Group]) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
+        """Token ids of queries and passages, a pair at each place."""
+        queries = [self._data.queries[g.qid] for g in part for _ in g.docs]
+        return queries, [self._data.passages[int(doc)] for g in part for doc in g.docs]
 
     def evaluate(self) -> dict[str, float]:
         """Rerank the development sets."""

@@ -9,7 +9,13 @@ import torch
 from pipeline.distill import forward
 from pipeline.distill.groups import Tokens
 from pipeline.distill.imitation import Imitation
-from pipeline.distill.student import initial_student, save_student
+from pipeline.distill.narrow import narrowed
+from pipeline.distill.student import (
+    initial_student,
+    load_ranker,
+    need_positions,
+    save_student,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -21,6 +27,7 @@ if TYPE_CHECKING:
     from pipeline.distill.groups import Rows
     from pipeline.distill.settings import DistillConfig
 
+BUDGET = 4096  # padded tokens of a batch that a ranker is narrowed by
 Scores = tuple["Tensor", dict[str, "Tensor"]]
 """Float32 scores of pairs in the order given, and losses of the model's own, unweighted, by name"""
 
@@ -48,25 +55,50 @@ class Student:
     """A BERT cross-encoder, with a teacher of its kind beside it where there is one to imitate."""
 
     def __init__(self, config: DistillConfig, device: torch.device) -> None:
-        self.student, self.tokenizer = initial_student(
-            config.base,
-            config.layers,
-            config.seed,
-            config.size,
-            projected=config.projected_embeddings,
+        self._config, self._device = config, device
+        self._limits = forward.Limits(config.max_query_tokens, config.max_tokens)
+        if config.narrowed:
+            self.student, self.tokenizer = load_ranker(config.base)
+        else:
+            self.student, self.tokenizer = initial_student(
+                config.base,
+                config.layers,
+                config.seed,
+                config.size,
+                projected=config.projected_embeddings,
+            )
+        need_positions(config.base, self.student.config, config.max_tokens)
+        self._shape = forward.bert_shape(self.tokenizer)
+        self.imitation: Imitation | None = None
+        self.module: torch.nn.Module = self.student
+        if not config.narrowed:
+            self._settle()
+
+    def narrow(self, queries: Sequence[NDArray[Any]], passages: Sequence[NDArray[Any]]) -> None:
+        """Cut the wide ranker that was loaded down to the student, as these pairs pass through it.
+
+        Raises:
+            PipelineError: it cannot be cut so.
+        """
+        assert self._config.size  # noqa: S101 - the settings were checked
+        made = forward.pair_batches(
+            queries, passages, self._shape, self._limits, BUDGET, torch.device("cpu")
         )
+        batches = [batch for _, batch in made]
+        self.student = narrowed(self.student, self._config.layers, self._config.size, batches)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Move what is trained to the device, with a teacher of the inside if there is one."""
+        config, device = self._config, self._device
         self.student.to(device).train()
         self.student.bert.embeddings.word_embeddings.requires_grad_(config.train_embeddings)
-        self.module: torch.nn.Module = self.student
-        self.imitation: Imitation | None = None
+        self.module = self.student
         if config.intermediate:
             self.imitation = Imitation(self.student, self.tokenizer, config.intermediate, device)
             self.module = torch.nn.ModuleDict(
                 {"student": self.student, "projections": self.imitation.projections}
             )
-        self._limits = forward.Limits(config.max_query_tokens, config.max_tokens)
-        self._shape = forward.bert_shape(self.tokenizer)
-        self._budget, self._device = config.token_budget, device
 
     def tokens(self, texts: Iterable[str], limit: int) -> Tokens:
         """Tokenise by word pieces."""
@@ -74,7 +106,7 @@ class Student:
 
     def _batches(self, queries: Sequence[NDArray[Any]], passages: Sequence[NDArray[Any]]) -> Any:
         return forward.pair_batches(
-            queries, passages, self._shape, self._limits, self._budget, self._device
+            queries, passages, self._shape, self._limits, self._config.token_budget, self._device
         )
 
     def score(self, queries: Sequence[NDArray[Any]], passages: Sequence[NDArray[Any]]) -> Tensor:

@@ -5,6 +5,7 @@ Nothing here loads torch: `pipeline status` asks for recipes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - settings are filled by their types at run time
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -27,7 +28,8 @@ NOT_IN_RECIPE = ("output", "work", "checkpoint_every")
 LATER = frozenset(
     {
         "raw_scores", "adr_mse", "soft_ce", "bce", "hinge", "size", "projected_embeddings",
-        "intermediate", "twin", "raw_text",
+        "narrowed",
+        "intermediate", "twin", "raw_text", "accumulate", "patience",
     }
 )  # fmt: skip
 
@@ -106,7 +108,7 @@ class TrainConfig:
     table: ClassVar[str] = "distill"  # of the experiment file
 
     output: Path  # the model's folder
-    work: Path  # checkpoints, best.safetensors, metrics.jsonl
+    work: Path  # checkpoints, best-STEP.safetensors, metrics.jsonl
     topics: Path | None = None
     collection: Path  # has the texts
     base: Path  # what training starts from
@@ -116,6 +118,7 @@ class TrainConfig:
     strata: tuple[tuple[int, ...], ...] = ((1, 3, 1), (4, 10, 2), (11, 30, 2), (31, 100, 3))
     topics_per_step: int = 8
     workers: int = 2  # each takes a slice of a step's topics on its share of the CPU's threads
+    accumulate: int = 1  # slices of each worker, one after the other: less memory, the same step
     steps: int = 1000
     learning_rate: float = 3e-4
     warmup: int = 50
@@ -133,6 +136,7 @@ class TrainConfig:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     evaluate_every: int = 500
     checkpoint_every: int = 50
+    patience: int = 0  # evaluations without gain on the development sets, then it ends; 0: never
     keep: Literal["best", "last"] = "best"  # best: on the development sets
     advised_tokens: int = 256  # of a pair in ranking: written into the model's folder
     interpolate: float = 1.0  # advised weight against the first stage, likewise
@@ -161,8 +165,24 @@ class TrainConfig:
                 raise PipelineError(f"[{self.table}] {message}", hint)
 
     def _mistakes(self) -> Iterator[Mistake]:
-        for name in ("topics_per_step", "workers", "steps", "evaluate_every", "checkpoint_every"):
+        for name in (
+            "topics_per_step", "workers", "accumulate", "steps", "evaluate_every",
+            "checkpoint_every", "token_budget",
+        ):  # fmt: skip
             yield getattr(self, name) < 1, f"{name} = {getattr(self, name)}", "use 1 or more"
+        for name in ("warmup", "decay_steps", "weight_decay", "patience", *LOSS_NAMES):
+            value = getattr(self, name, 0)
+            yield not 0 <= value < math.inf, f"{name} = {value}", "use 0 or more"
+        for name in ("learning_rate", "clip"):
+            value = getattr(self, name)
+            yield not 0 <= value < math.inf, f"{name} = {value}", "use a small positive number"
+        for name in ("floor", "interpolate"):
+            value = getattr(self, name)
+            yield not 0 <= value <= 1, f"{name} = {value}", "use a number from 0 to 1"
+        yield self.patience > 0 and not self.dev, "patience without [[dev]] sets", "name some"
+        for one in self.dev:
+            yield one.depth < 1, f"dev {one.name}: depth = {one.depth}", "use 1 or more"
+            yield one.limit < 0, f"dev {one.name}: limit = {one.limit}", "use 0 or more"
         for name in ("max_tokens", "advised_tokens"):
             yield (
                 not 0 < self.max_query_tokens < getattr(self, name) - 3 < MAX_TOKENS - 2,
@@ -195,6 +215,7 @@ class DistillConfig(TrainConfig):
     layers: tuple[int, ...] = (0, 1, 2)
     size: Size | None = None  # new weights of this shape instead; only the vocabulary is the base's
     projected_embeddings: bool = False  # with size: the base's, cut to the directions that matter
+    narrowed: bool = False  # with size: cut out of those `layers` of the base, which is a ranker
     train_embeddings: bool = False
     kl: float = 1.0
     margin_mse: float = 0.0
@@ -214,7 +235,8 @@ class DistillConfig(TrainConfig):
     def _mistakes(self) -> Iterator[Mistake]:
         inside = self.intermediate.losses if self.intermediate else {}
         yield (
-            self.size is not None and not (self.train_embeddings or self.projected_embeddings),
+            self.size is not None
+            and not (self.train_embeddings or self.projected_embeddings or self.narrowed),
             "size makes new embeddings, which would stay random",
             "add train_embeddings = true or projected_embeddings = true",
         )
@@ -222,6 +244,11 @@ class DistillConfig(TrainConfig):
             self.projected_embeddings and self.size is None,
             "projected_embeddings without size",
             "a student cut out of layers has their embeddings whole",
+        )
+        yield (
+            self.narrowed and (self.size is None or self.projected_embeddings or self.raw_text),
+            "narrowed without size, or beside projected_embeddings or raw_text",
+            "a ranker is cut to a size, and learns to rank from there",
         )
         if self.size is not None:
             shape = [self.size.layers, self.size.hidden, self.size.heads, self.size.intermediate]
@@ -235,6 +262,11 @@ class DistillConfig(TrainConfig):
             "twin beside intermediate, raw_text or size",
             "two towers begin with a BERT's layers and learn from scores",
         )
+        if self.intermediate is not None:
+            heads = self.intermediate.relation_heads
+            yield heads < 1, f"intermediate.relation_heads = {heads}", "use 1 or more"
+            for name, weight in self.intermediate.losses.items():
+                yield not 0 < weight < math.inf, f"intermediate.{name} = {weight}", "use 0 or more"
         yield self.twin is not None and self.twin.size < 0, "twin.size is negative", "use 0 or more"
         if self.raw_text:
             yield not inside, "raw_text without [distill.intermediate]", "say what is to be learnt"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from pipeline import store
+from pipeline.distill.forward import PAD_TO
 from pipeline.errors import PipelineError, one_line
 
 if TYPE_CHECKING:
@@ -67,6 +68,31 @@ def load_base(folder: str | Path) -> Base:
         )
     encoder = model.bert if hasattr(model, "bert") else model
     return Base(config, encoder, model.classifier if ranker else None, tokenizer)
+
+
+def need_positions(base: str | Path, config: Any, tokens: int) -> None:
+    """Refuse sequences that a BERT has no positions for.
+
+    Raises:
+        PipelineError: `tokens`, padded as in training, are more than it has.
+    """
+    if -(-tokens // PAD_TO) * PAD_TO > config.max_position_embeddings:
+        raise PipelineError(
+            f"{base}: has positions for {config.max_position_embeddings} tokens, not {tokens}",
+            "lower max_tokens",
+        )
+
+
+def load_ranker(folder: str | Path) -> tuple[Any, Any]:
+    """Load a BERT cross-encoder with one logit whole, and its tokenizer.
+
+    Raises:
+        PipelineError: it is something else.
+    """
+    config, _, classifier, _ = load_base(folder)
+    if classifier is None:
+        raise PipelineError(f"{folder}: is no ranker with one logit", "name a student")
+    return initial_student(folder, range(config.num_hidden_layers), seed=0)
 
 
 def initial_student(

@@ -27,7 +27,8 @@ from pipeline.errors import PipelineError
 from pipeline.report import SILENT, Reporter
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -43,10 +44,9 @@ class Trained(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """What one worker adds to a step."""
+    """What a part of a step's topics adds to it."""
 
-    loss: float
-    terms: dict[str, float]
+    terms: dict[str, float]  # the loss and each term of it, as shares of the step's means
     gradients: tuple[Tensor | None, ...]
 
 
@@ -94,7 +94,8 @@ def train(
     if state["step"]:
         reporter.notice(f"going on after step {state['step']:,} of {config.steps:,}")
     order = epoch_order(learnt.units, config.seed, state["epoch"])
-    began, first, recent = time.monotonic(), state["step"], []
+    began, first = time.monotonic(), state["step"]
+    recent: list[dict[str, float]] = []
     # Workers of one thread each, summed in order, outrun one worker of many threads, and more so on
     # a busy machine: they wait for each other once a step instead of once a multiplication.
     workers = ThreadPoolExecutor(
@@ -102,13 +103,15 @@ def train(
     )
 
     def gradients(part: Sequence[Any]) -> Slice:
-        """Do the share of one worker: its loss, as part of the step's mean, and its gradients."""
+        """Do one part of a step: its loss, as part of the step's mean, and its gradients."""
         loss, terms = learnt.loss(part)
-        loss = loss * (len(part) / config.topics_per_step)
+        share = len(part) / config.topics_per_step
+        loss = loss * share
         found = torch.autograd.grad(loss, parameters, allow_unused=True)
-        return Slice(float(loss.detach()), terms, found)
+        told = {"loss": float(loss.detach())} | {n: value * share for n, value in terms.items()}
+        return Slice(told, found)
 
-    while state["step"] < config.steps:
+    while state["step"] < config.steps and not _stalled(state, config):
         # 1. The topics or texts of this step; an epoch ends where too few are left.
         if state["position"] + config.topics_per_step > len(order):
             state["epoch"], state["position"] = state["epoch"] + 1, 0
@@ -116,14 +119,14 @@ def train(
         chosen = order[state["position"] : state["position"] + config.topics_per_step]
         drawn = [learnt.draw(unit, state["epoch"]) for unit in chosen]
 
-        # 2. Forward and backward: a slice of them for each worker, slices of like length.
+        # 2. Forward and backward: `accumulate` slices for each worker, slices of like length.
         drawn.sort(key=learnt.tokens)
-        parts = [drawn[n :: config.workers] for n in range(min(config.workers, len(drawn)))]
-        results = list(workers.map(gradients, parts))
+        count = min(config.workers * config.accumulate, len(drawn))
+        results = list(workers.map(gradients, (drawn[n::count] for n in range(count))))
         for parameter, *slices in zip(parameters, *(r.gradients for r in results), strict=True):
             used = [gradient for gradient in slices if gradient is not None]
             parameter.grad = torch.stack(used).sum(dim=0) if used else None
-        recent.append(sum(r.loss for r in results))
+        recent.append(_added(r.terms for r in results))
 
         # 3. Update.
         norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip)
@@ -145,16 +148,16 @@ def train(
         if due or step % config.checkpoint_every == 0:
             speed = (step - first) * step_pairs / (time.monotonic() - began)
             entry: dict[str, Any] = {
-                "step": step, "epoch": state["epoch"], "loss": sum(recent) / len(recent),
-                **results[0].terms, "learning_rate": learning_rate(step - 1, config),
+                "step": step, "epoch": state["epoch"],
+                **{name: value / len(recent) for name, value in _added(recent).items()},
+                "learning_rate": learning_rate(step - 1, config),
             }  # fmt: skip
             recent = []
             if due and (dev := learnt.evaluate()):
-                entry["dev"] = dev
-                score = sum(entry["dev"].values()) / len(entry["dev"])
-                if state["best"] is None or score > state["best"]["score"]:
-                    state["best"] = {"step": step, "score": score, "dev": entry["dev"]}
-                    save_weights(work / "best.safetensors", model)
+                entry["dev"], score = dev, sum(dev.values()) / len(dev)
+                if score > (state["best"] or {"score": -math.inf})["score"]:
+                    state["best"] = {"step": step, "score": score, "dev": dev}
+                    _keep_best(work, step, model)
             state["log"].append(entry)
             checkpoint.save(work / "checkpoints", bound, state, model, optimiser)
             lines = "".join(json.dumps(row) + "\n" for row in state["log"])
@@ -163,15 +166,58 @@ def train(
 
     # The weights that are kept.
     workers.shutdown()
-    kept = state["log"][-1]
-    if config.keep == "best" and state["best"]:
-        load_weights(work / "best.safetensors", model)
-        kept = state["best"]
+    kept = _kept(state, config, model, reporter)
     counts = {
-        "pairs": config.steps * step_pairs, **learnt.counts,
+        "pairs": state["step"] * step_pairs, **learnt.counts,
         "step": kept["step"], "dev": kept.get("dev", {}),
     }  # fmt: skip
     return Trained(learnt, counts, {"signature": signature})
+
+
+def _stalled(state: dict[str, Any], config: DistillConfig | TeachConfig) -> bool:
+    """Whether `patience` evaluations in a row brought nothing better: early stop."""
+    if not config.patience or state["best"] is None:
+        return False
+    since: int = state["step"] - state["best"]["step"]
+    return since >= config.patience * config.evaluate_every
+
+
+def _best(work: Path, step: int) -> Path:
+    """Where weights lie that were the best; each step's by a name of its own.
+
+    So no file stands for another's figures, whatever is killed in between.
+    """
+    return work / f"best-{step:08d}.safetensors"
+
+
+def _keep_best(work: Path, step: int, model: torch.nn.Module) -> None:
+    """Save weights; those that older checkpoints speak of stay as well."""
+    save_weights(_best(work, step), model)
+    for old in sorted(work.glob("best-*.safetensors"))[: -checkpoint.KEPT - 1]:
+        store.remove(old)
+
+
+def _kept(
+    state: dict[str, Any], config: DistillConfig | TeachConfig, model: torch.nn.Module,
+    reporter: Reporter,
+) -> dict[str, Any]:  # fmt: skip
+    """Put the weights that are kept into the model; returns what is known of them."""
+    last, best = state["log"][-1], state["best"]
+    if state["step"] < config.steps:
+        reporter.notice(f"no gain since step {best['step']:,}: ends with step {state['step']:,}")
+    if config.keep == "last" or not best:
+        return dict(last)
+    load_weights(_best(config.work, best["step"]), model)
+    return dict(best)
+
+
+def _added(some: Iterable[dict[str, float]]) -> dict[str, float]:
+    """Sums of what stands under the same names."""
+    total: dict[str, float] = {}
+    for each in some:
+        for name, value in each.items():
+            total[name] = total.get(name, 0.0) + value
+    return total
 
 
 def resolved_precision(wish: str, device: torch.device) -> str:

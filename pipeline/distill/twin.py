@@ -10,7 +10,7 @@ import torch
 from pipeline import store
 from pipeline.distill.forward import batches, in_order
 from pipeline.distill.groups import Tokens
-from pipeline.distill.student import fp16_weights, load_base, write_tokenizer
+from pipeline.distill.student import fp16_weights, load_base, need_positions, write_tokenizer
 from pipeline.errors import PipelineError
 from pipeline.models.folder import TWIN
 from pipeline.models.letters import tri_letters
@@ -78,6 +78,8 @@ class TwinStudent:
         self._after = [base.tokenizer.sep_token_id] if pieces else []
         self._pad = int(base.tokenizer.pad_token_id) if pieces else 0
         self._limits = {True: config.max_query_tokens, False: config.max_tokens}
+        around = len(self._before) + len(self._after)
+        need_positions(config.base, base.config, config.max_tokens + around)
         self._budget, self._device = config.token_budget, device
 
     def tokens(self, texts: Iterable[str], limit: int) -> Rows:

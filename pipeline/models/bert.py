@@ -20,6 +20,7 @@ import torch
 from torch.nn.functional import gelu, layer_norm, linear
 
 from pipeline.models.attention import Flat, Padded
+from pipeline.models.flat import agrees
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -85,6 +86,11 @@ class FirstToken:
         for project in self._project:
             hidden = project(hidden)
         return self._through(hidden[0], Flat(batch, self._kernel))[:, None]
+
+    def kernel_works(self, engine: Engine) -> bool:
+        """Whether the kernel computes attention for heads of this number and width."""
+        heads, width = self._last.heads, self._last.width
+        return self._kernel is not None and agrees(self._kernel, heads, width, engine)
 
     def _through(self, hidden: torch.Tensor, attention: Any) -> torch.Tensor:
         for layer in self._layers:

@@ -29,6 +29,9 @@ Kernel = Callable[
 queries and of keys start (and end), and the longest of either; scaled by width ** -0.5."""
 
 
+AGREEMENT = 0.05  # of attention's results, averages of numbers about 1, in half precision
+
+
 class FlatBatch(NamedTuple):
     """Several sequences on their device, int32; the first three of shape (tokens,)."""
 
@@ -80,6 +83,32 @@ def one_by_one(
             for a, b, c, d in borders
         ]
     )
+
+
+def agrees(attend: Kernel, heads: int, width: int, engine: Engine) -> bool:
+    """Whether a kernel computes what `one_by_one` does, of random vectors, to a few hundredths.
+
+    Of all tokens of sequences of several lengths, and of their first tokens alone.
+    """
+    lengths = (33, 9, 4, 1)
+    starts = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
+    each = torch.arange(len(starts), dtype=torch.int32)
+    generator = torch.Generator().manual_seed(0)
+    shape = (3, sum(lengths), heads, width)
+    query, key, value = torch.randn(shape, generator=generator).to(engine.dtype)
+    for queries, rows, longest in ((starts, query, max(lengths)), (each, query[starts[:-1]], 1)):
+        one, two, three, four, five = (
+            t.to(engine.device) for t in (rows, key, value, queries, starts)
+        )
+        made = attend(one, two, three, four, five, longest, max(lengths))
+        expected = one_by_one(
+            rows.float(), key.float(), value.float(), queries, starts, longest, max(lengths)
+        )
+        if made.shape != expected.shape:
+            return False
+        if not torch.allclose(made.float().cpu(), expected, rtol=0, atol=AGREEMENT):
+            return False
+    return True
 
 
 # ---------------------------------------------------------------- batches

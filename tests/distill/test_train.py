@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +20,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline import store
-from pipeline.distill.settings import DevSet, DistillConfig, learning_rate
+from pipeline.distill import checkpoint
+from pipeline.distill.settings import (
+    DevSet,
+    DistillConfig,
+    Intermediate,
+    TwinSettings,
+    learning_rate,
+)
 from pipeline.distill.stage import distill
 from pipeline.errors import PipelineError
 
@@ -366,3 +375,111 @@ def test_a_student_without_a_card_gets_one(tiny_bert: Path, training_data: Path,
     own.write_text("# mine\n")
     distill(settings(tiny_bert, training_data, tmp_path, card=own), force=True)
     assert (tmp_path / "student/README.md").read_text() == "# mine\n"
+
+
+def test_it_stops_early_when_nothing_gets_better(
+    tiny_bert: Path, training_data: Path, tmp_path: Path
+):
+    """After `patience` evaluations without gain; stopped again it stays where it was."""
+    config = settings(
+        tiny_bert, training_data, tmp_path, steps=400, patience=2, learning_rate=0.0,
+        evaluate_every=10,
+    )  # fmt: skip
+    reporter = Recorder()
+    outcome = distill(config, reporter)
+    assert outcome.counts["step"] == 10  # nothing is learnt at this rate
+    assert outcome.counts["pairs"] == 30 * 24
+    assert "no gain since step 10: ends with step 30" in reporter.notices
+    remove_student(tmp_path)
+    assert distill(config).counts == outcome.counts
+    with pytest.raises(PipelineError, match="patience without"):
+        distill(replace(config, dev=()))
+
+
+def test_more_slices_make_the_same_step(tiny_bert: Path, training_data: Path, tmp_path: Path):
+    """Accumulated gradients are those of the whole step, but for the order of sums."""
+    logs = []
+    for accumulate in (1, 3):
+        folder = tmp_path / str(accumulate)
+        # Every topic counts in every loss here: means over slices are means over the step.
+        distill(
+            settings(
+                tiny_bert, training_data, folder, accumulate=accumulate, lce=0.0, ranknet=0.0,
+                steps=20, keep="last",
+            )
+        )  # fmt: skip
+        lines = (folder / "student.parts/metrics.jsonl").read_text().splitlines()
+        logs.append([json.loads(line) for line in lines])
+    for one, three in zip(*logs, strict=True):
+        assert one["loss"] == pytest.approx(three["loss"], rel=1e-4)
+        assert one["kl"] == pytest.approx(three["kl"], rel=1e-4)
+
+
+def test_the_terms_in_the_log_add_up_to_the_loss(
+    tiny_bert: Path, training_data: Path, tmp_path: Path
+):
+    """All of them are means over all steps since the last line, of all slices."""
+    config = settings(tiny_bert, training_data, tmp_path, steps=20)
+    distill(config)
+    for line in (tmp_path / "student.parts/metrics.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        total = sum(weight * row[name] for name, weight in config.losses.items())
+        assert row["loss"] == pytest.approx(total, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"learning_rate": -1.0}, "learning_rate = -1.0"),
+        ({"learning_rate": float("nan")}, "learning_rate = nan"),
+        ({"kl": -1.0}, "kl = -1.0"),
+        ({"interpolate": 7.0}, "interpolate = 7.0"),
+        ({"warmup": -1}, "warmup = -1"),
+        ({"accumulate": 0}, "accumulate = 0"),
+        ({"max_tokens": 72}, "has positions for 64 tokens, not 72"),
+        ({"intermediate": Intermediate(Path("x"), relation_heads=0)}, "relation_heads = 0"),
+        ({"intermediate": Intermediate(Path("x"), hidden=-1.0)}, "intermediate.hidden = -1.0"),
+        ({"twin": TwinSettings(), "max_tokens": 63}, "not 65"),
+    ],
+)
+def test_settings_that_cannot_be_are_told_before_any_step(
+    tiny_bert: Path, training_data: Path, tmp_path: Path, changes, named
+):
+    """By their name, with what they are."""
+    changes = {"advised_tokens": 100} | changes
+    with pytest.raises(PipelineError, match=re.escape(named)):
+        distill(settings(tiny_bert, training_data, tmp_path, **changes))
+
+
+def test_a_development_set_of_no_depth_is_refused(
+    tiny_bert: Path, training_data: Path, tmp_path: Path
+):
+    """And not at the first evaluation."""
+    config = settings(tiny_bert, training_data, tmp_path)
+    with pytest.raises(PipelineError, match="dev words: depth = 0"):
+        distill(replace(config, dev=(replace(config.dev[0], depth=0),)))
+
+
+def test_what_the_optimiser_knows_goes_where_its_parameters_are(tmp_path: Path):
+    """A checkpoint is read onto the CPU; the model may be elsewhere."""
+    import torch
+
+    def parts(device: str) -> tuple[torch.nn.Module, torch.optim.AdamW]:
+        module = torch.nn.Linear(3, 2).to(device)
+        return module, torch.optim.AdamW(module.parameters())
+
+    module, optimiser = parts("cpu")
+    module(torch.ones(1, 3)).sum().backward()
+    optimiser.step()
+    state = {"step": 1, "epoch": 0, "position": 0, "best": None, "log": []}
+    checkpoint.save(tmp_path, {"a": 1}, state, module, optimiser)
+
+    module, optimiser = parts("meta")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # weights copied to a device without memory stay there
+        found = checkpoint.load(tmp_path, {"a": 1}, module, optimiser)
+    assert found is not None
+    for parameter in module.parameters():
+        known = optimiser.state[parameter]
+        assert known["exp_avg"].device == known["exp_avg_sq"].device == parameter.device
+        assert known["step"].device.type == "cpu"

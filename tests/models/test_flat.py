@@ -108,7 +108,23 @@ def _failing(*_: Any) -> torch.Tensor:
     raise RuntimeError("FlashAttention only supports Ampere GPUs or newer.")
 
 
-@pytest.mark.parametrize("kernel", [_wrong, _failing])
+def _unscaled(query: torch.Tensor, *others: Any) -> torch.Tensor:
+    return flat.one_by_one(query * query.shape[-1] ** 0.5, *others)
+
+
+def _borderless(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any
+) -> torch.Tensor:
+    ends = torch.tensor([0, len(query)]), torch.tensor([0, len(key)])
+    return flat.one_by_one(query, key, value, *ends, len(query), len(key))
+
+
+def _of_the_first_wrong(query: torch.Tensor, key: torch.Tensor, *others: Any) -> torch.Tensor:
+    right = flat.one_by_one(query, key, *others)
+    return right if len(query) == len(key) else right.flip(0)
+
+
+@pytest.mark.parametrize("kernel", [_wrong, _failing, _unscaled, _borderless, _of_the_first_wrong])
 def test_a_kernel_that_errs_or_fails_is_not_used(
     tiny_model: Callable[..., Path],
     without_padding: Callable[..., CrossEncoder],
