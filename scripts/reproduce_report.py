@@ -28,7 +28,7 @@ from pipeline.trec import read_qrels, read_run
 MEASURES = {
     "msmarco": "RR@10", "nfcorpus": "nDCG@10", "cranfield": "nDCG@10", "scifact": "nDCG@10",
 }  # fmt: skip
-LABEL = re.compile(r"(?P<arm>.+)-(?P<tag>\d+(?:-cross)?)-(?P<seed>\d+)")
+LABEL = re.compile(r"(?P<arm>.+)-(?P<tag>\d+(?:-t\d+)?(?:-cross)?)-(?P<seed>\d+)")
 LEVEL, SAMPLES = 0.05, 100_000
 TOKENS = 96  # a pair, where multiply-adds are counted
 DEEPER = "six-layers"  # trained as the students are, and no student
@@ -48,7 +48,12 @@ def main() -> None:
     tags = sorted({tag for tag, _ in arms if tag}, key=lambda t: (len(t), t))
     lines = []
     for tag in tags:
-        shown = {name: seeds for (own, name), seeds in arms.items() if own in (tag, "")}
+        others, teacher = ("", "-cross") if tag.endswith("-cross") else ("-cross", "")
+        shown = {
+            "teacher" if name == f"teacher{teacher}" else name: seeds
+            for (own, name), seeds in arms.items()
+            if own in (tag, "") and name != f"teacher{others}"
+        }
         lines += [f"## {tag} pairs an arm", "", *table(shown), "", *ties(shown), "",
                   *models(work, tag, shown), ""]  # fmt: skip
         draw(shown, (Path(sys.argv[3]) if sys.argv[3:] else report) / f"arms-{tag}.svg")

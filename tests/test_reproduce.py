@@ -73,8 +73,45 @@ def test_every_arm_is_an_experiment(
     inside = "runs/teacher/teacher" if teacher == "cross" else f"runs/six-layers-{tag}-1/student"
     for own in (f"simplified-tinybert-{tag}-1", f"tinybert-{tag}-1.1", f"minilmv2-{tag}-1"):
         assert f'distill.intermediate.teacher="{inside}"' in made[own]
+    # Labels come in with the scores: the step for the inside alone has none.
+    with_labels = [made[f"tinybert-with-labels-{tag}-1{part}"] for part in (".1", "")]
+    assert ["distill.bce=1.0" in sets for sets in with_labels] == [False, True]
     if teacher == "towers":
         assert list(made).index(f"six-layers-{tag}-1") < list(made).index(f"tinybert-{tag}-1.1")
+
+
+def test_no_line_stands_for_one_that_was_made_otherwise(
+    reproduce: ModuleType, tmp_path: Path
+) -> None:
+    """Pairs, tokens and the kind of teacher are in the names of runs, the teacher's own too."""
+    made = [
+        reproduce.Comparison(tmp_path, pairs, tokens, 0, teacher)
+        for pairs in (6400, 64000) for tokens in (64, 112) for teacher in ("towers", "cross")
+    ]  # fmt: skip
+    assert len({one.label("margin-mse", 1) for one in made}) == 8
+    assert {one.label("teacher", 1) for one in made} == {"teacher", "teacher-cross"}
+    assert {one.label("bm25", 1) for one in made} == {"bm25"}
+
+
+def test_each_kind_of_teacher_is_compared_with_its_own_students(tmp_path: Path) -> None:
+    """In one folder both may lie; a table has the one that its arms learnt from."""
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "data").mkdir()
+    for name in SETS:
+        (tmp_path / "data" / f"dev-{name}.qrels").write_text("1 0 a 1\n")
+    columns = {"bm25": 0.1, "teacher": 0.2, "teacher-cross": 0.3, "ranknet-6400-1": 0.4,
+               "ranknet-6400-t112-cross-1": 0.5}  # fmt: skip
+    lines = ["\t".join(["set", "topic", *columns])]
+    lines += ["\t".join([name, "1", *map(str, columns.values())]) for name in SETS]
+    (tmp_path / "dev.tsv").write_text("\n".join(lines) + "\n")
+
+    done = script("reproduce_report.py", tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    towers, cross = done.stdout.split("## 6400-t112-cross pairs an arm")
+    assert "| teacher | 1 | 0.200" in towers
+    assert "| teacher | 1 | 0.300" in cross
+    assert "teacher-cross" not in done.stdout.replace("6400-t112-cross", "")
 
 
 def test_report_tests_arms_and_names_ties(tmp_path: Path) -> None:

@@ -180,10 +180,11 @@ class _Cut:
 
 def _principal(some: Sequence[Tensor], count: int) -> Tensor:
     """Directions of most variance, shape (numbers, count), places of the network weighed alike."""
-    moments = sum(((s.T @ s) / s.square().sum()).double() for s in some)
+    moments = torch.stack([((s.T @ s) / s.square().sum()).double() for s in some]).sum(dim=0)
     axes = torch.linalg.eigh(moments)[1][:, -count:].flip(1)  # eigh: ascending
     # An axis has no sign of its own: let its largest number be positive on every machine.
-    return (axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()).float()
+    signs: Tensor = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
+    return (axes * signs).float()
 
 
 def _most(values: Tensor, count: int) -> Tensor:
