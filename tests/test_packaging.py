@@ -18,6 +18,7 @@ import pytest
 from building import ROOT, build_sdist, build_wheel, build_wheel_of_sdist, install, run
 
 import pipeline
+from pipeline.models.folder import SHIPPED
 
 
 @pytest.fixture(scope="module")
@@ -78,20 +79,25 @@ def test_the_demo_travels(wheel: Path) -> None:
     """Topics, judgements and the student with its card and terms work offline only if inside."""
     names = set(zipfile.ZipFile(wheel).namelist())
     assert names >= {f"pipeline/demo/{name}" for name in ("topics.tsv", "qrels.txt")}
-    student = {n for n in names if n.startswith("pipeline/demo/small/")}
-    if not (ROOT / "pipeline" / "demo" / "small").exists():
-        pytest.skip("there is no shipped student yet")
-    assert {Path(n).name for n in student} >= {
-        *("model.safetensors", "config.json", "tokenizer.json", "README.md")
-    }
+    for model in SHIPPED:
+        student = {n for n in names if n.startswith(f"pipeline/demo/{model}/")}
+        assert {Path(n).name for n in student} >= {
+            *("model.safetensors", "config.json", "tokenizer.json", "README.md")
+        }
 
 
-def test_the_shipped_student_is_small_enough() -> None:
-    """It is part of every download, and of every clone for ever."""
-    weights = ROOT / "pipeline" / "demo" / "small" / "model.safetensors"
-    if not weights.exists():
-        pytest.skip("there is no shipped student yet")
-    assert weights.stat().st_size <= 36_000_000
+@pytest.mark.parametrize(("model", "most"), [("small", 36_000_000), ("tiny", 10_000_000)])
+def test_the_shipped_students_are_small_enough(model: str, most: int) -> None:
+    """They are part of every download, and of every clone for ever."""
+    folder = ROOT / "pipeline" / "demo" / model
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= most
+
+
+@pytest.mark.parametrize("model", SHIPPED)
+def test_the_card_of_a_student_is_the_one_it_was_trained_with(model: str) -> None:
+    """It is kept beside the experiment that makes it again."""
+    card = ROOT / "pipeline" / "demo" / model / "README.md"
+    assert card.read_text("utf-8") == (ROOT / "experiments" / f"{model}.md").read_text("utf-8")
 
 
 def test_the_sdist_builds_and_carries_its_terms_but_no_tests_and_no_data(sdist: Path) -> None:

@@ -211,3 +211,23 @@ def test_a_sample_spreads_over_collections_and_grows(tmp_path: Path) -> None:
     many = script("prepare-training", "--sample", 30, qrels, run, tmp_path / "x.run")
     assert many.returncode == 1
     assert "19 topics" in many.stderr
+
+
+def test_a_part_has_some_topics_and_some_passages(tmp_path: Path) -> None:
+    """By digests of their ids: a topic's lines stand as they were; too short ones go."""
+    run, output = tmp_path / "a.run", tmp_path / "b.run"
+    topics = [f"{kind}:{n}" for n in range(40) for kind in ("scifact", "made-t", "selqa-passage")]
+    lines = [f"{q} Q0 wikiqa-sent:{d} {d} {99 - d} t\n" for q in topics for d in range(1, 60)]
+    lines += [f"scifact:40 Q0 wikiqa-sent:{d} {d} {99 - d} t\n" for d in range(1, 15)]
+    run.write_text("".join(lines))
+
+    done = script("prepare-training", "--part", run, output)
+
+    assert done.returncode == 0, done.stderr
+    left = output.read_text().splitlines(keepends=True)
+    assert [line for line in lines if line in set(left)] == left
+    kinds = [qid.split(":")[0] for qid in {line.split()[0] for line in left}]
+    assert kinds.count("scifact") == 40
+    assert 0 < kinds.count("made-t") < kinds.count("selqa-passage") < 40
+    passages = {line.split()[2] for line in left}
+    assert 40 < len(passages) < 59

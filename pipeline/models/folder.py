@@ -28,7 +28,7 @@ from pipeline.store import digest_file, digest_json
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-SHIPPED = ("small",)
+SHIPPED = ("small", "tiny")
 OVERLAP = "overlap"  # counts shared words: for tests and measurements of everything but models
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 READ = (".json", ".safetensors", ".txt", ".model")  # what loading may look at

@@ -13,7 +13,7 @@ import pytest
 import tiny_models
 from refusal import refused
 
-from pipeline.models.folder import Advice, advice, digest, is_twin, locate
+from pipeline.models.folder import SHIPPED, Advice, advice, digest, is_twin, locate
 from pipeline.models.reranker import Reranker, model_digest
 
 # ---------------------------------------------------------------- names
@@ -24,16 +24,17 @@ def test_a_folder_is_its_own_name(tmp_path: Path) -> None:
     assert locate(str(tmp_path)) == tmp_path
 
 
-def test_the_shipped_name_leads_into_the_package() -> None:
-    """`small` is the folder beside the demo's files, or an error that says it is not there."""
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_name_leads_into_the_package(name: str) -> None:
+    """It is the folder beside the demo's files, or an error that says it is not there."""
     from pipeline import demo
 
-    expected = Path(demo.__file__).parent / "small"
+    expected = Path(demo.__file__).parent / name
     if expected.is_dir():
-        assert locate("small") == expected
+        assert locate(name) == expected
     else:
         with refused("the shipped student is not in this installation", "install"):
-            locate("small")
+            locate(name)
 
 
 @pytest.mark.parametrize("name", ["smal", "no/such/folder", "/nowhere", "", "../gone", "a b/c"])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from refusal import refused
 
-from pipeline.models.folder import locate
+from pipeline.models.folder import SHIPPED, locate
 from pipeline.models.overlap import Overlap
 from pipeline.models.reranker import Reranker, advised_weight
 from pipeline.models.scorer import Scored
@@ -108,15 +108,16 @@ def test_importing_it_loads_no_torch() -> None:
 
 
 @pytest.mark.model
-def test_the_shipped_student_tells_sense_from_nonsense() -> None:
-    """The README's example, with the student that ships."""
+@pytest.mark.parametrize("model", SHIPPED)
+def test_the_shipped_students_tell_sense_from_nonsense(model: str) -> None:
+    """The README's example, with the students that ship."""
     from pipeline.errors import PipelineError
 
     try:
-        locate("small")
+        locate(model)
     except PipelineError as error:
         pytest.skip(error.message)
-    scores = Reranker.load("small").score(
+    scores = Reranker.load(model).score(
         "how do I read a csv with a header row",
         ["csv.DictReader: read rows of a csv file as dictionaries keyed by the header row.",
          "math.cos: return the cosine of x, measured in radians."],
