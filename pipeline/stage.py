@@ -217,9 +217,7 @@ def need_apart(output: Path, *inputs: Path | str | None) -> None:
         try:
             read, *places = map(os.path.realpath, (given, output, sidecar_path(output)))
         except ValueError as error:  # a NUL, from an experiment file
-            raise PipelineError(
-                f"{shown(str(given))}, {shown(str(output))}: {error}", "name a file"
-            ) from error
+            raise PipelineError(f"{shown(f'{given}, {output}')}: {error}", "name a file") from error
         for written in places:
             if os.path.commonpath((read, written)) in (read, written):
                 how = "is also an input" if read == written else f"and the input {given} overlap"

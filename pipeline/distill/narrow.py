@@ -183,8 +183,9 @@ def _principal(some: Sequence[Tensor], count: int) -> Tensor:
     moments = torch.stack([((s.T @ s) / s.square().sum()).double() for s in some]).sum(dim=0)
     axes = torch.linalg.eigh(moments)[1][:, -count:].flip(1)  # eigh: ascending
     # An axis has no sign of its own: let its largest number be positive on every machine.
-    signs: Tensor = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
-    return (axes * signs).float()
+    signs = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
+    signed: Tensor = (axes * signs).float()
+    return signed
 
 
 def _most(values: Tensor, count: int) -> Tensor:
