@@ -13,9 +13,17 @@ import numpy as np
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.models.engine import LEAST_SHARE, SHARES, batches, even, resolve, within_memory
+from pipeline.models.engine import (
+    LEAST_SHARE,
+    SHARES,
+    WIDE,
+    batches,
+    even,
+    resolve,
+    within_memory,
+)
 from pipeline.models.flat import Joined, fetching, flat_batch, flat_batches, joined
-from pipeline.models.folder import advice, check, digest, reading
+from pipeline.models.folder import advice, check, digest, read_table, reading
 from pipeline.models.forward import Forward
 from pipeline.models.loading import load_tokenizer, load_weights, longest_input
 from pipeline.models.pairs import Tokenizer, pair_batch
@@ -61,7 +69,8 @@ class CrossEncoder:
         advised = advice(folder)
         self.folder = folder
         self.digest = digest(folder)
-        self.engine = resolve(wishes, begun)
+        width = read_table(folder / "config.json").get("hidden_size")
+        self.engine = resolve(wishes, begun, width if isinstance(width, int) else WIDE)
         model = load_weights(folder, "AutoModelForSequenceClassification", heads=True)
         with reading(folder):
             saved = load_tokenizer(folder, model.config.vocab_size)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from hypothesis import strategies as st
 
 from pipeline.errors import PipelineError
 from pipeline.models import engine
+from pipeline.models.cross_encoder import CrossEncoder
 from pipeline.models.engine import batches, resolve, within_memory
-from pipeline.models.scorer import Wishes
+from pipeline.models.folder import locate
+from pipeline.models.scorer import Limits, Wishes
 
 
 @given(
@@ -185,7 +188,7 @@ def test_what_nobody_waits_for_is_not_computed() -> None:
 AFTER_FORK = """
 import os
 from pipeline.models.engine import resolve
-from pipeline.models.scorer import Wishes
+from pipeline.models.scorer import Limits, Wishes
 engine = resolve(Wishes(device="cpu", precision="fp32", threads=2))
 assert engine.each(abs, [-1, -2]) == [1, 2]
 child = os.fork()
@@ -196,7 +199,7 @@ assert os.waitpid(child, 0)[1] == 0
 AFTER_THE_END = """
 import threading, time
 from pipeline.models.engine import resolve
-from pipeline.models.scorer import Wishes
+from pipeline.models.scorer import Limits, Wishes
 engine = resolve(Wishes(device="cpu", precision="fp32", threads=2))
 def late():
     threading.main_thread().join()
@@ -231,3 +234,17 @@ def test_a_fault_in_one_batch_ends_the_others_first() -> None:
     known = list(done)
     time.sleep(0.3)
     assert done == known
+
+
+def test_narrow_models_are_computed_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bf16 would rank otherwise; who asks for it, or began with it, gets it."""
+    monkeypatch.setattr(engine, "_best_precision", lambda device: "bf16")
+    begun = resolve(Wishes(device="cpu", precision="bf16")).signature()
+
+    def made(name: str, wishes: Wishes, begun: dict[str, Any] | None = None) -> object:
+        return CrossEncoder(locate(name), wishes, Limits(), begun).signature["precision"]
+
+    assert made("small", Wishes(device="cpu")) == "bf16"
+    assert made("tiny", Wishes(device="cpu")) == "fp32"
+    assert made("tiny", Wishes(device="cpu", precision="bf16")) == "bf16"
+    assert made("tiny", Wishes(device="cpu"), begun) == "bf16"
