@@ -36,6 +36,7 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 IDS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8).filter(
     lambda s: s.split() == [s] and s.encode().split() == [s.encode()] and "\ufeff" not in s
 )
+C_IDS = IDS.filter(lambda s: "\0" not in s)  # where a string of C ends
 ODD_SCORES = [
     0.0, -0.0, 1.0, 1e-45, -1e-45, 1.1754944e-38, 1e38, FLOAT32_MAX, -FLOAT32_MAX, 16777216.0,
     16777217.0, 0.1, 0.10000000149,
@@ -79,7 +80,7 @@ def test_scores_tie_as_float32(tmp_path: Path) -> None:
     assert [[d.docid for d in r.docs] for r in read_run(path)] == [["b", "a"], ["b", "a"]]
 
 
-@given(st.lists(st.tuples(IDS, SCORES), min_size=1, max_size=12, unique_by=lambda p: p[0]))
+@given(st.lists(st.tuples(C_IDS, SCORES), min_size=1, max_size=12, unique_by=lambda p: p[0]))
 def test_the_order_is_that_of_trec_eval(docs: list[tuple[str, float]]) -> None:
     """pytrec_eval, trec_eval's own code, finds each document at the rank where we have it."""
     ranking = ordered("1", [ScoredDoc(d, float(np.float32(s))) for d, s in docs])

@@ -1,8 +1,8 @@
 """Losses of distillation: plain functions on tensors of shape (topics, group).
 
 `student` holds raw logits, `teacher` scores on a logit scale, `labels` 1 for a known relevant
-passage and 0 for anything else. Each returns a scalar, the mean over topics. `LOSSES` names them
-for experiment files.
+passage and 0 for anything else. Each returns a scalar, the mean over topics: over those that it can
+use (`usable`), and RankNet over all pairs. `LOSSES` names them for experiment files.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
+
+from pipeline.distill.settings import NEED_LABELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -130,6 +132,15 @@ def hinge(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     return (each / pairs.sum(dim=(1, 2)).clamp(min=1)).sum() / pairs.any(dim=(1, 2)).sum()
 
 
+def usable(name: str, labels: Tensor) -> int:
+    """How many topics a loss is the mean of: losses by labels need known relevant passages."""
+    if name not in NEED_LABELS:
+        return len(labels)
+    relevant = labels > 0
+    some = relevant.any(dim=1)
+    return int((some if name == "bce" else some & (~relevant).any(dim=1)).sum())
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "margin_mse": margin_mse,
     "kl": kl,
@@ -150,13 +161,20 @@ def total(
     labels: Tensor,
     own: Mapping[str, Tensor] | None = None,
     own_weights: Mapping[str, float] | None = None,
+    step: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
     """Weighted sum of the named losses, and each term by its own for the log.
 
     Args:
         own, own_weights: further losses, computed already.
+        step: labels of all topics of a step, of which these are a slice. A topic then counts as
+            much as in the mean over the step, however many of its slice a loss can use.
     """
-    terms = {name: LOSSES[name](student, teacher, labels) for name in weights}
+    whole = labels if step is None else step
+    terms = {}
+    for name in weights:
+        share = usable(name, labels) / max(usable(name, whole), 1) * len(whole) / len(labels)
+        terms[name] = LOSSES[name](student, teacher, labels) * share
     return weighted(terms | dict(own or {}), {**weights, **(own_weights or {})})
 
 

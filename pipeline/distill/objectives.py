@@ -52,8 +52,8 @@ class Objective(Protocol):
     def tokens(self, drawn: Any) -> int:
         """Count tokens, so that workers get slices of like length."""
 
-    def loss(self, part: Sequence[Any]) -> Loss:
-        """Loss of what was drawn."""
+    def loss(self, part: Sequence[Any], step: Sequence[Any]) -> Loss:
+        """Loss of a slice of what a step drew; slices weighed by length make that of the step."""
 
     def evaluate(self) -> dict[str, float]:
         """Measure on the development sets; empty if there are none."""
@@ -95,16 +95,18 @@ class Ranking:
         """Count the tokens of a group's passages."""
         return sum(len(self._data.passages[int(doc)]) for doc in drawn.docs)
 
-    def loss(self, part: Sequence[Group]) -> Loss:
+    def loss(self, part: Sequence[Group], step: Sequence[Group]) -> Loss:
         """Compare scores with the teacher's and with labels, shape (topics, group)."""
         with self._cast():
             flat, own = self._ranker.forward(*self._texts(part))
         scores = flat.view(len(part), self.pairs)
         teacher = torch.from_numpy(np.stack([g.scores for g in part])).to(self._device)
         labels = torch.from_numpy(np.stack([g.labels for g in part])).to(self._device)
+        of_step = torch.from_numpy(np.stack([g.labels for g in step]))
         return losses.total(
-            self._config.losses, scores, teacher * self._scale, labels, own, self._own_weights
-        )
+            self._config.losses, scores, teacher * self._scale, labels, own, self._own_weights,
+            of_step,
+        )  # fmt: skip
 
     def _texts(self, part: Sequence[Group]) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
         """Token ids of queries and passages, a pair at each place."""
@@ -149,8 +151,9 @@ class RawText:
         """Count them."""
         return len(drawn)
 
-    def loss(self, part: Sequence[list[int]]) -> Loss:
+    def loss(self, part: Sequence[list[int]], step: Sequence[list[int]]) -> Loss:
         """Compare both insides, the mean over texts."""
+        del step
         nothing: list[list[int]] = [[] for _ in part]
         made = forward.sequence_batches(part, nothing, self._shape.pad, self._budget, self._device)
         with self._cast():

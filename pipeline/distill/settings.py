@@ -15,7 +15,7 @@ from pipeline.errors import PipelineError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VERSION = 1  # of the training procedure: raised when equal settings would give other weights
+VERSION = 2  # of the training procedure: raised when equal settings would give other weights
 LOSS_NAMES = (
     "kl", "margin_mse", "mse_logits", "lce", "ranknet", "adr_mse", "soft_ce", "bce", "hinge",
 )  # fmt: skip

@@ -102,9 +102,9 @@ def train(
         config.workers, initializer=partial(torch.set_num_threads, threads)
     )
 
-    def gradients(part: Sequence[Any]) -> Slice:
+    def gradients(part: Sequence[Any], step: Sequence[Any]) -> Slice:
         """Do one part of a step: its loss, as part of the step's mean, and its gradients."""
-        loss, terms = learnt.loss(part)
+        loss, terms = learnt.loss(part, step)
         share = len(part) / config.topics_per_step
         loss = loss * share
         found = torch.autograd.grad(loss, parameters, allow_unused=True)
@@ -122,7 +122,8 @@ def train(
         # 2. Forward and backward: `accumulate` slices for each worker, slices of like length.
         drawn.sort(key=learnt.tokens)
         count = min(config.workers * config.accumulate, len(drawn))
-        results = list(workers.map(gradients, (drawn[n::count] for n in range(count))))
+        cut = (drawn[n::count] for n in range(count))
+        results = list(workers.map(partial(gradients, step=drawn), cut))
         for parameter, *slices in zip(parameters, *(r.gradients for r in results), strict=True):
             used = [gradient for gradient in slices if gradient is not None]
             parameter.grad = torch.stack(used).sum(dim=0) if used else None

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from pipeline.distill import losses
 from pipeline.distill.losses import (
     LOSSES,
     adr_mse,
@@ -166,3 +167,24 @@ def test_total_weighs_the_terms_and_reports_each():
     loss, terms = total({"kl": 1.0, "margin_mse": 0.5}, *tensors())
     assert terms["margin_mse"] == pytest.approx(14 / 3)
     assert loss.item() == pytest.approx(terms["kl"] + 0.5 * terms["margin_mse"])
+
+
+@pytest.mark.parametrize("name", ["lce", "bce", "hinge", "kl", "margin_mse"])
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_slices_of_a_step_make_its_loss(name: str, size: int):
+    """Whichever topics have labels: none counts more because its slice has few of them."""
+    generator = torch.Generator().manual_seed(5)
+    student, teacher = torch.randn(2, 8, 4, generator=generator)
+    labels = torch.zeros(8, 4)
+    labels[[0, 3, 4, 5], [1, 0, 2, 2]] = 1
+    labels[7] = 1  # nothing else in the group: of use to bce alone
+    whole, _ = losses.total({name: 1.0}, student, teacher, labels)
+
+    parts = [slice(start, start + size) for start in range(0, 8, size)]
+    total = sum(
+        losses.total({name: 1.0}, student[p], teacher[p], labels[p], step=labels)[0]
+        * len(labels[p]) / 8
+        for p in parts
+    )  # fmt: skip
+
+    assert float(total) == pytest.approx(float(whole), rel=1e-5)
