@@ -16,7 +16,7 @@ from pipeline.collection import documents, duplicate
 from pipeline.errors import InputError, shown
 from pipeline.parts import bucket
 from pipeline.textfile import STREAM, lines
-from pipeline.trec import Ranking, ScoredDoc, read_run
+from pipeline.trec import Ranking, ScoredDoc, not_a_word, read_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -150,16 +150,12 @@ def need_topic(run: Path | str, qid: str, topics: Topics) -> None:
 def need_words(run: Path | str, qid: str, docids: Sequence[str]) -> None:
     """Refuse ids that no run can be written with, before anything is scored.
 
-    Columns end at ASCII's white space, as trec_eval has it, so a run may hold an id with another;
-    but who reads runs as text, and pytrec_eval does, would see two columns.
-
     Raises:
-        InputError: an id has such a character.
+        InputError: an id is `not_a_word`.
     """
     ids = [qid, *docids]
-    if " ".join(ids).split() == ids:
+    if (at := not_a_word(ids)) is None:
         return
-    at = next(place for place, word in enumerate(ids) if word.split() != [word])
     raise InputError(
         run,
         line_of(run, qid, ids[at] if at else None),

@@ -163,14 +163,19 @@ def decoded(path: Path | str, source: Iterable[tuple[int, bytes]]) -> Iterator[t
         try:
             text = line.decode()
         except UnicodeDecodeError as error:
-            utf16 = number == 1 and line.startswith(UTF16_MARKS)
             raise InputError(
                 path,
                 number,
                 f"not UTF-8 (byte {error.start + 1} of the line is 0x{line[error.start]:02x})",
-                f"convert the file: iconv -f {'utf-16' if utf16 else 'latin1'} -t utf-8",
+                to_utf8(number, line),
             ) from error
         yield number, text
+
+
+def to_utf8(number: int, start: bytes) -> str:
+    """Say how to convert a file, by how the line that is not UTF-8 begins."""
+    utf16 = number == 1 and start.startswith(UTF16_MARKS)
+    return f"convert the file: iconv -f {'utf-16' if utf16 else 'latin1'} -t utf-8"
 
 
 def split_at_tab(path: Path | str, number: int, line: str, hint: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pipeline.decimals import shortest
 from pipeline.errors import InputError, PipelineError, shown
 from pipeline.store import atomic_file
-from pipeline.textfile import UTF16_MARKS, lines
+from pipeline.textfile import lines, to_utf8
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -173,12 +173,8 @@ def _text(path: Path | str, number: int, column: bytes) -> str:
     try:
         return column.decode()
     except UnicodeDecodeError:
-        utf16 = number == 1 and column.startswith(UTF16_MARKS)
         raise InputError(
-            path,
-            number,
-            f"id {shown(column)} is not UTF-8",
-            f"convert the file: iconv -f {'utf-16' if utf16 else 'latin1'} -t utf-8",
+            path, number, f"id {shown(column)} is not UTF-8", to_utf8(number, column)
         ) from None
 
 
@@ -281,12 +277,22 @@ def _ranks(count: int) -> tuple[str, ...]:
     return tuple(f" {rank} " for rank in range(1, count + 1))
 
 
+def not_a_word(ids: Sequence[str]) -> int | None:
+    """Place of the first id that is no single word, by any white space of Unicode; None: all are.
+
+    Columns end at ASCII's white space, as trec_eval has it, so a run may hold an id with another;
+    but who reads runs as text, and pytrec_eval does, would see two columns.
+    """
+    if " ".join(ids).split() == list(ids):
+        return None
+    return next(place for place, word in enumerate(ids) if word.split() != [word])
+
+
 def _check_ids(qid: str, docids: Sequence[str]) -> None:
     ids = [qid, *docids]
-    if " ".join(ids).split() != ids:
-        wrong = next(word for word in ids if word.split() != [word])
+    if (at := not_a_word(ids)) is not None:
         raise PipelineError(
-            f"topic {shown(qid)}: the id {shown(wrong)} is not one word",
+            f"topic {shown(qid)}: the id {shown(ids[at])} is not one word",
             "run files separate columns by white space: give it an id without any",
         )
     if len(set(docids)) != len(docids):
