@@ -13,12 +13,14 @@ only attention (`attention.py`) and the last layer differ.
 from __future__ import annotations
 
 from copy import deepcopy
-from functools import cache
+from functools import cache, partial
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import gelu, layer_norm, linear
 
+from pipeline.models import int8
 from pipeline.models.attention import Flat, Padded
 from pipeline.models.flat import agrees
 
@@ -40,18 +42,25 @@ class FirstToken:
         kernel: attention over sequences without padding; with it `flat` may be called, without it
             `hidden`.
         alone: False computes the last layer for all positions as well.
+        ranges: of the inputs of all layers but the last, which are then computed in int8.
 
     Raises:
         AttributeError, TypeError: the encoder is built otherwise.
     """
 
     def __init__(
-        self, base: Any, engine: Engine, kernel: Kernel | None = None, *, alone: bool = True
+        self,
+        base: Any,
+        engine: Engine,
+        kernel: Kernel | None = None,
+        *,
+        alone: bool = True,
+        ranges: Sequence[int8.Ranges] = (),
     ) -> None:
         self._kernel = kernel
         # Kinds that count positions from behind the padding token's number keep that number here.
         self._first_position = int(getattr(base.embeddings, "padding_idx", -1)) + 1
-        self._plain = engine.device == "cpu" and engine.precision == "bf16"
+        self._plain = engine.lays_out
         stages = [base.embeddings]
         if getattr(base, "embeddings_project", None) is not None:  # ELECTRA's small ones
             stages.append(base.embeddings_project)
@@ -60,7 +69,10 @@ class FirstToken:
         )
         *layers, last = base.encoder.layer
         scaled = kernel is None
-        self._layers = [_Layer(layer, engine, scaled=scaled) for layer in layers]
+        self._layers = [
+            _Layer(layer, engine, scaled=scaled, ranges=seen)
+            for layer, seen in zip_longest(layers, ranges)
+        ]
         first = _PaddedFirst if kernel is None else _FlatFirst
         self._last = (first if alone else _Layer)(last, engine, scaled=scaled)
 
@@ -103,9 +115,12 @@ class _Layer:
 
     Args:
         scaled: attention's scale is part of the query's weights, and not left to attention.
+        ranges: of the layer's inputs, which is then computed in int8.
     """
 
-    def __init__(self, layer: Any, engine: Engine, *, scaled: bool = True) -> None:
+    def __init__(
+        self, layer: Any, engine: Engine, *, scaled: bool = True, ranges: int8.Ranges | None = None
+    ) -> None:
         attention, mixed, output = layer.attention.self, layer.attention.output, layer.output
         self.heads, self.width = attention.num_attention_heads, attention.attention_head_size
         scale = self.width**-0.5 if scaled else 1.0  # before any rounding
@@ -113,13 +128,20 @@ class _Layer:
         weights = [part.weight.data for part in parts]
         biases = [part.bias.data for part in parts]
         weights[0], biases[0] = weights[0] * scale, biases[0] * scale
-        self._prepare(weights, biases, engine)
-        self._mix = _Linear(mixed.dense.weight.data, mixed.dense.bias.data, engine)
-        wide = layer.intermediate
-        self._activation = wide.intermediate_act_fn
-        self._gelu = _is_gelu(self._activation)
-        self._widen = _Linear(wide.dense.weight.data, wide.dense.bias.data, engine)
-        self._narrow = _Linear(output.dense.weight.data, output.dense.bias.data, engine)
+        self._mix: _Linear | int8.Linear
+        self._between: _Between | int8.Between
+        if ranges is None:
+            self._prepare(weights, biases, engine)
+            self._mix = _Linear(mixed.dense.weight.data, mixed.dense.bias.data, engine)
+            self._between = _Between(layer, engine)
+        else:
+            self._projections: _Linear | int8.Linear = int8.Linear(
+                torch.cat(weights), torch.cat(biases), ranges.projections, engine.dtype
+            )
+            self._mix = int8.Linear(
+                mixed.dense.weight.data, mixed.dense.bias.data, ranges.mix, engine.dtype
+            )
+            self._between = _between_in_int8(layer, engine, ranges)
         self._norm_mixed = _norm(mixed.LayerNorm, engine)
         self._norm_output = _norm(output.LayerNorm, engine)
 
@@ -136,11 +158,7 @@ class _Layer:
 
     def _finish(self, hidden: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         attended = self._norm_mixed(self._mix.added(context, hidden))
-        if self._gelu:
-            wide = self._widen.with_gelu(attended)
-        else:
-            wide = self._activation(self._widen(attended))
-        return self._norm_output(self._narrow.added(wide, attended))
+        return self._norm_output(self._between.added(attended))
 
 
 class _FlatFirst(_Layer):
@@ -195,13 +213,39 @@ def _by_head(rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     return (rows.transpose(0, 1) @ weights).transpose(0, 1)
 
 
+class _Between:
+    """The two multiplications around a layer's activation."""
+
+    def __init__(self, layer: Any, engine: Engine) -> None:
+        wide, output = layer.intermediate, layer.output
+        self._activation = wide.intermediate_act_fn
+        self._gelu = _is_gelu(self._activation)
+        self._widen = _Linear(wide.dense.weight.data, wide.dense.bias.data, engine)
+        self._narrow = _Linear(output.dense.weight.data, output.dense.bias.data, engine)
+
+    def added(self, x: torch.Tensor) -> torch.Tensor:
+        """Both, and `x` added to the outcome."""
+        wide = self._widen.with_gelu(x) if self._gelu else self._activation(self._widen(x))
+        return self._narrow.added(wide, x)
+
+
+def _between_in_int8(layer: Any, engine: Engine, ranges: int8.Ranges) -> int8.Between:
+    if not _is_gelu(layer.intermediate.intermediate_act_fn):
+        raise TypeError("int8 is for GELU")
+    widen, narrow = layer.intermediate.dense, layer.output.dense
+    return int8.Between(
+        (widen.weight.data, narrow.weight.data), (widen.bias.data, narrow.bias.data), ranges,
+        partial(_Linear, engine=engine),
+    )  # fmt: skip
+
+
 class _Linear:
     """A linear layer laid out for the engine, of a weight (out, in) and a bias (out) in float32."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor, engine: Engine) -> None:
         self._weight = weight.to(engine.device, engine.dtype)
         self._bias = bias.to(engine.device, engine.dtype)
-        self._packed = engine.device == "cpu" and engine.precision == "bf16" and _packing_works()
+        self._packed = engine.lays_out and _packing_works()
         if self._packed:
             self._weight = _pack(self._weight)
 

@@ -70,7 +70,9 @@ class CrossEncoder:
         self.folder = folder
         self.digest = digest(folder)
         width = read_table(folder / "config.json").get("hidden_size")
-        self.engine = resolve(wishes, begun, width if isinstance(width, int) else WIDE)
+        self.engine = resolve(
+            wishes, begun, width if isinstance(width, int) else WIDE, in_int8=True
+        )
         model = load_weights(folder, "AutoModelForSequenceClassification", heads=True)
         with reading(folder):
             saved = load_tokenizer(folder, model.config.vocab_size)

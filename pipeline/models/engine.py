@@ -22,6 +22,7 @@ import torch
 
 from pipeline.errors import PipelineError, shown
 from pipeline.machine import cpus
+from pipeline.models import int8
 from pipeline.models.hardware import CPU_BF16
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pipeline.models.scorer import Wishes
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+INT8 = "int8"  # of multiplications; hidden states are in the best that the CPU has
 BUDGETS = {"cpu": 1024, "cuda": 65536}  # padded tokens of one forward pass
 LEAST_BUDGET = 8
 MOST_THREADS = 1024
@@ -49,14 +51,24 @@ class Engine:
     """What was resolved; kept as it is while a stage is resumed."""
 
     device: str  # cpu or cuda
-    precision: str  # fp32, bf16 or fp16
+    precision: str  # fp32, bf16, fp16 or int8
     threads: int
     token_budget: int  # padded tokens of one forward pass
 
     @property
     def dtype(self) -> torch.dtype:
-        """The encoder's; the scoring head is always float32."""
-        return DTYPES[self.precision]
+        """That of hidden states; the scoring head is always float32."""
+        return DTYPES[self.floats]
+
+    @property
+    def floats(self) -> str:
+        """The precision of everything that is not in int8."""
+        return _best_precision(self.device) if self.precision == INT8 else self.precision
+
+    @property
+    def lays_out(self) -> bool:
+        """Whether weights in floats are laid out for oneDNN: in bf16 on a CPU."""
+        return self.device == "cpu" and self.floats == "bf16"
 
     def signature(self) -> dict[str, Any]:
         """Everything beside model and texts that decides the last bits of a score."""
@@ -66,6 +78,7 @@ class Engine:
             "device": self.device,
             "processor": _processor(self.device),
             "precision": self.precision,
+            **({"floats": self.floats} if self.precision == INT8 else {}),
             "token_budget": self.token_budget,
             "versions": {
                 "torch": str(torch.__version__),  # with its build, which the metadata leave out
@@ -118,12 +131,19 @@ class _Pending[R]:
             future.cancel()
 
 
-def resolve(wishes: Wishes, begun: Mapping[str, Any] | None = None, width: int = WIDE) -> Engine:
+def resolve(
+    wishes: Wishes,
+    begun: Mapping[str, Any] | None = None,
+    width: int = WIDE,
+    *,
+    in_int8: bool = False,
+) -> Engine:
     """Settle what `auto` means here, staying with the signature of a begun stage where possible.
 
     Args:
         begun: the numeric signature under which parts were finished before.
         width: numbers of a hidden state of the model, if they are few.
+        in_int8: whether models of this kind are computed in int8 where that is asked for.
 
     Raises:
         PipelineError: a device or precision that is not to be had here.
@@ -140,7 +160,9 @@ def resolve(wishes: Wishes, begun: Mapping[str, Any] | None = None, width: int =
             f"{threads} threads and a token budget of {budget} cannot be",
             f"use at least 1 thread and {LEAST_BUDGET} tokens, or leave them out",
         )
-    if precision not in DTYPES:
+    if wishes.precision == INT8:
+        _need_int8(device, of_kind=in_int8)
+    elif precision not in DTYPES:
         precision = _best_precision(device) if width >= WIDE else "fp32"
     return Engine(device, precision, threads, budget)
 
@@ -152,6 +174,19 @@ def _crew(threads: int) -> ThreadPoolExecutor:
 
 
 os.register_at_fork(after_in_child=_crew.cache_clear)  # threads stay behind
+
+
+def _need_int8(device: str, *, of_kind: bool) -> None:
+    if not of_kind or device != "cpu":
+        raise PipelineError(
+            "precision int8 is for cross-encoders on a CPU", "use --precision auto, bf16 or fp32"
+        )
+    if not int8.works():
+        raise PipelineError(
+            "precision int8: this processor and torch have no fast multiplications for it "
+            "(AVX-512 VNNI, AVX-VNNI, AMX)",
+            "use --precision auto; `pipeline doctor` says what was found",
+        )
 
 
 def _positive(value: object) -> int:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from pipeline.models import bert, flat
+from pipeline.errors import PipelineError
+from pipeline.models import bert, flat, int8
+from pipeline.models.engine import INT8
 from pipeline.models.loading import takes_segments
 from pipeline.models.pairs import pair_batch
 
@@ -21,9 +23,14 @@ if TYPE_CHECKING:
     from pipeline.models.flat import FlatBatch
     from pipeline.models.pairs import Tokenizer
 
+Lengths = tuple[int, tuple[int, ...]]
+"""Tokens of a query, and of passages"""
+
 AGREEMENT = 1e-4  # of the largest activation, between two float32 passes of one model
 ROUGHLY = 0.05  # between two passes in the engine's precision
-PROBE = (3, (33, 9, 4, 1))  # tokens of a query, and of the passages that are tried
+PROBE: Lengths = (3, (33, 9, 4, 1))  # what is tried
+LOOSELY = 0.2  # between int8 and float32
+RANGES: Lengths = (6, (55,) * 16)  # what ranges are seen on for int8; no padding, which may be loud
 
 
 class Forward:
@@ -31,6 +38,9 @@ class Forward:
 
     Args:
         model: a sequence classifier in float32, which is changed.
+
+    Raises:
+        PipelineError: int8 was asked for, and the model cannot be computed so.
     """
 
     def __init__(self, model: Any, engine: Engine, tokenizer: Tokenizer) -> None:
@@ -40,6 +50,11 @@ class Forward:
         self._segmented = tokenizer.segmented and takes_segments(model)
         self._tokenizer = tokenizer
         self._short, self._flat = self._prepared()
+        if engine.precision == INT8 and self._short is None:
+            raise PipelineError(
+                "precision int8: this model cannot be computed so, or scores otherwise then",
+                "use --precision auto; int8 is for BERT and its kin, with GELU",
+            )
         if self._short is not None:
             self._base.encoder = None  # its weights were prepared anew
         pooler = getattr(self._base, "pooler", None)
@@ -111,6 +126,8 @@ class Forward:
                 )
                 if not _alike(self._headed(short), own, AGREEMENT):
                     return None, None
+                if self._engine.precision == INT8:
+                    return self._in_int8(own), None
                 made = bert.FirstToken(self._base, self._engine)
                 if kernel is None:
                     return made, None
@@ -122,6 +139,14 @@ class Forward:
                 return made, bert.FirstToken(self._base, self._engine, kernel)
             except (AttributeError, TypeError, ValueError, RuntimeError):
                 return made, None  # a version of transformers that builds this model otherwise
+
+    def _in_int8(self, own: torch.Tensor) -> bert.FirstToken | None:
+        """Prepare the shorter pass in int8, if it says roughly what the model's own says."""
+        seen = self._padded_probe("cpu", RANGES)
+        ranges = int8.input_ranges(self._base.encoder.layer[:-1], lambda: self._whole(seen))
+        made = bert.FirstToken(self._base, self._engine, ranges=ranges)
+        scores = self._headed(made.hidden(self._segments(self._padded_probe("cpu"))))
+        return made if _alike(scores, own, LOOSELY) else None
 
     def _flat_works(self) -> bool:
         """Whether attention's kernel takes this model on this device, and computes what it should.
@@ -138,24 +163,24 @@ class Forward:
             except (RuntimeError, TypeError, ValueError):
                 return False
 
-    def _padded_probe(self, device: str) -> Batch:
-        query, passages = self._probe()
+    def _padded_probe(self, device: str, lengths: Lengths = PROBE) -> Batch:
+        query, passages = self._probe(lengths)
         template = self._tokenizer.template
         assert template is not None  # noqa: S101 - checked before
         width = len(query) + max(map(len, passages)) + template.size
         return pair_batch(template, query, passages, width, self._tokenizer.pad, device)
 
     def _flat_probe(self, device: str) -> FlatBatch:
-        query, passages = self._probe()
+        query, passages = self._probe(PROBE)
         template = self._tokenizer.template
         assert template is not None  # noqa: S101 - checked before
         everything = np.arange(len(passages))
         return flat.flat_batch(template, query, flat.joined(passages), everything, device)
 
-    def _probe(self) -> tuple[np.ndarray[Any, Any], list[np.ndarray[Any, Any]]]:
+    def _probe(self, lengths: Lengths) -> tuple[np.ndarray[Any, Any], list[np.ndarray[Any, Any]]]:
         generator = np.random.default_rng(0)
         size = self._model.config.vocab_size
-        query, passages = PROBE
+        query, passages = lengths
         draw = [
             generator.integers(size // 2, size, length, dtype=np.int32)
             for length in (query, *passages)

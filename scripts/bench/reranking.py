@@ -13,7 +13,8 @@ is installed (which wants a transformers of its own: put it on PYTHONPATH for th
 Runtime and OpenVINO (where it is installed) also run what `pipeline export --onnx --int8` writes,
 our own shorter graph, pairs sorted by length in batches of 32: no rival of ours, but what becomes
 of it elsewhere. Ours scores topic by topic, as `pipeline rerank` does, and has met no passage
-before. RIVALS, a word in their names, leaves the other ones out (`OpenVINO bf16`), for many pairs.
+before, in bf16, and in int8 where the processor has that. RIVALS, a word in their names, leaves the
+other ones out (`OpenVINO bf16`), for many pairs.
 
 At the end the roof: the operations that the pairs need, padding not counted, and the rate at which
 oneDNN multiplies matrices of the model's shapes in the same precision, measured after each turn.
@@ -44,6 +45,7 @@ from pipeline.export import INT8, ONNX, ExportSettings, export
 from pipeline.index import IndexSettings, index
 from pipeline.lucene import Index
 from pipeline.machine import cpus
+from pipeline.models import int8
 from pipeline.models.folder import advice, locate
 from pipeline.models.reranker import Reranker
 from pipeline.topics import read_topics
@@ -54,6 +56,7 @@ GRAPHS = tuple(
     f"our graph, {kind}" for kind in ("ONNX fp32", "ONNX int8", "OpenVINO f32", "OpenVINO bf16")
 )
 BATCHES = (8, 16, 32, 64)
+OURS, OURS_INT8 = "ours, bf16", "ours, int8"
 Scores = NDArray[np.float32]
 
 
@@ -107,8 +110,8 @@ class Contest:
 
     def our_graph(self, exported: Path) -> dict[str, Callable[[], Scores]]:
         """What we exported, in ONNX Runtime and, where it is installed, in OpenVINO."""
-        fp32, int8, *in_openvino = GRAPHS
-        made = {fp32: self.onnx(exported / ONNX), int8: self.onnx(exported / INT8)}
+        fp32, rounded, *in_openvino = GRAPHS
+        made = {fp32: self.onnx(exported / ONNX), rounded: self.onnx(exported / INT8)}
         for label, precision in zip(in_openvino, ("f32", "bf16"), strict=True):
             try:
                 made[label] = self.openvino(exported / ONNX, precision)
@@ -307,7 +310,9 @@ def main() -> int:
         runs = {**rivals}
         if not only:
             runs["ours, fp32"] = contest.ours("fp32")
-        runs["ours, bf16"] = contest.ours("bf16")
+        if int8.works():
+            runs[OURS_INT8] = contest.ours("int8")
+        runs[OURS] = contest.ours("bf16")
         for label, run in runs.items():
             started = time.perf_counter()
             scores[label] = run()
@@ -317,25 +322,25 @@ def main() -> int:
             roofs.append(roof(hidden, wide, cpus()))
     print_rates(f"{model}: {topics} topics", contest, taken)
     needed = operations(contest.lengths(), hidden, wide, layers, heads)
-    print_roof(contest, needed, taken["ours, bf16"], roofs)
+    print_roof(contest, needed, taken[OURS], roofs)
     return 0 if only else print_differences(scores)  # what scores are compared with may be left out
 
 
 def print_rates(title: str, contest: Contest, taken: dict[str, list[float]]) -> None:
-    """Print pairs a second of all turns, and how many times as fast the last of `taken` is."""
+    """Print pairs a second of all turns, and how many times as fast ours are, in bf16 and int8."""
     pairs = sum(map(len, contest.pairs.values()))
     print(f"{title}, {pairs:,} pairs, {cpus()} threads, torch {torch.__version__}")
     rates = {label: pairs / statistics.median(times) for label, times in taken.items()}
     for label, times in taken.items():
         each = " ".join(f"{pairs / seconds:.0f}" for seconds in times)
         print(f"{label:40} {rates[label]:6,.0f} pairs/s   all: {each}")
-    *others, ours = taken
-    for label in sorted(others, key=lambda label: -rates[label]):
-        ratios = [a / b for a, b in zip(taken[label], taken[ours], strict=True)]
-        print(
-            f"{ours}, beside {label}: {statistics.median(ratios):.2f} times as fast "
-            f"({min(ratios):.2f} to {max(ratios):.2f})"
-        )
+    for ours in (mine for mine in (OURS, OURS_INT8) if mine in taken):
+        for label in sorted(set(taken) - {ours}, key=lambda label: -rates[label]):
+            ratios = [a / b for a, b in zip(taken[label], taken[ours], strict=True)]
+            print(
+                f"{ours}, beside {label}: {statistics.median(ratios):.2f} times as fast "
+                f"({min(ratios):.2f} to {max(ratios):.2f})"
+            )
 
 
 def print_roof(contest: Contest, needed: float, seconds: list[float], roofs: list[float]) -> None:
@@ -352,15 +357,19 @@ def print_roof(contest: Contest, needed: float, seconds: list[float], roofs: lis
 
 def print_differences(scores: dict[str, Scores]) -> int:
     """Print by how much scores differ; 1 if those of float32 do but for rounding."""
-    ours, reference = "ours, bf16", scores[f"{THEIRS}, fp32, 32"]
+    reference = scores[f"{THEIRS}, fp32, 32"]
     spread = float(reference.std())
     worst = float(np.abs(scores["ours, fp32"] - reference).max())
     print(
         f"largest difference of scores, both fp32: {worst:.2e} (deviation of scores {spread:.3f})"
     )
-    for label in (f"{THEIRS}, bf16, {BATCHES[0]}", ours):
-        error = float(np.abs(scores[label] - reference).max())
-        print(f"{label}: largest difference from fp32 {error:.2e}, {distinct(scores[label])}")
+    for label in (f"{THEIRS}, bf16, {BATCHES[0]}", GRAPHS[1], OURS, OURS_INT8):
+        if label in scores:
+            off = np.abs(scores[label] - reference)
+            print(
+                f"{label}: off from fp32 by {off.mean():.2e}, {off.max():.2e} at most, "
+                f"{distinct(scores[label])}"
+            )
     return int(worst > 1e-3 * spread)
 
 
