@@ -236,7 +236,8 @@ def _devices() -> Finding:
         todo = "there is an NVIDIA driver: choose a build of torch that fits its version"
         return Finding("devices", ok=None, what=f"{what}; no GPU usable", todo=todo)
     if not answer["accelerators"] and not bf16:
-        todo = "expect a third of the speed of a CPU with bf16 (AVX512-BF16 or AMX), or use a GPU"
+        faster = "`--precision int8` or a GPU" if int8 else "a GPU"
+        todo = f"expect half the speed of a CPU with bf16 (AVX512-BF16 or AMX), or use {faster}"
         return Finding("devices", ok=None, what=what, todo=todo)
     return Finding("devices", ok=True, what=what)
 

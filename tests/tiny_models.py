@@ -19,13 +19,15 @@ COMMON: dict[str, Any] = {
 KINDS = ("bert", "electra", "modernbert", "distilbert")
 
 
-def make(folder: Path, kind: str = "bert", labels: int = 1, positions: int = 512) -> Path:
+def make(
+    folder: Path, kind: str = "bert", labels: int = 1, positions: int = 512, **others: int
+) -> Path:
     """Save a classifier of random weights with its tokenizer."""
     import torch
     import transformers
 
     torch.manual_seed(sum(map(ord, kind)) + labels)
-    settings = {**COMMON, "num_labels": labels, "max_position_embeddings": positions}
+    settings = {**COMMON, "num_labels": labels, "max_position_embeddings": positions, **others}
     if kind == "electra":
         settings |= {"embedding_size": 16}
     if kind == "modernbert":

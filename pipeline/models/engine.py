@@ -23,7 +23,7 @@ import torch
 from pipeline.errors import PipelineError, shown
 from pipeline.machine import cpus
 from pipeline.models import int8
-from pipeline.models.hardware import CPU_BF16
+from pipeline.models.hardware import CPU_BF16, CPU_INT8
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -54,6 +54,7 @@ class Engine:
     precision: str  # fp32, bf16, fp16 or int8
     threads: int
     token_budget: int  # padded tokens of one forward pass
+    beside: str = ""  # with int8 the precision of everything else, fp32 or bf16
 
     @property
     def dtype(self) -> torch.dtype:
@@ -63,7 +64,7 @@ class Engine:
     @property
     def floats(self) -> str:
         """The precision of everything that is not in int8."""
-        return _best_precision(self.device) if self.precision == INT8 else self.precision
+        return self.beside or self.precision
 
     @property
     def lays_out(self) -> bool:
@@ -78,7 +79,7 @@ class Engine:
             "device": self.device,
             "processor": _processor(self.device),
             "precision": self.precision,
-            **({"floats": self.floats} if self.precision == INT8 else {}),
+            **({"floats": self.beside} if self.beside else {}),
             "token_budget": self.token_budget,
             "versions": {
                 "torch": str(torch.__version__),  # with its build, which the metadata leave out
@@ -160,11 +161,13 @@ def resolve(
             f"{threads} threads and a token budget of {budget} cannot be",
             f"use at least 1 thread and {LEAST_BUDGET} tokens, or leave them out",
         )
+    best = _best_precision(device) if width >= WIDE else "fp32"
     if wishes.precision == INT8:
         _need_int8(device, of_kind=in_int8)
-    elif precision not in DTYPES:
-        precision = _best_precision(device) if width >= WIDE else "fp32"
-    return Engine(device, precision, threads, budget)
+        kept = begun.get("floats")
+        beside = kept if isinstance(kept, str) and kept in {"fp32", "bf16"} else best
+        return Engine(device, precision, threads, budget, beside)
+    return Engine(device, precision if precision in DTYPES else best, threads, budget)
 
 
 @cache
@@ -177,14 +180,18 @@ os.register_at_fork(after_in_child=_crew.cache_clear)  # threads stay behind
 
 
 def _need_int8(device: str, *, of_kind: bool) -> None:
-    if not of_kind or device != "cpu":
+    if not of_kind:
         raise PipelineError(
-            "precision int8 is for cross-encoders on a CPU", "use --precision auto, bf16 or fp32"
+            "precision int8 is for cross-encoders", "use --precision auto, bf16 or fp32"
+        )
+    if device != "cpu":
+        raise PipelineError(
+            "precision int8 is for CPUs", "add --device cpu, or use --precision auto for the GPU"
         )
     if not int8.works():
         raise PipelineError(
             "precision int8: this processor and torch have no fast multiplications for it "
-            "(AVX-512 VNNI, AVX-VNNI, AMX)",
+            f"({', '.join(CPU_INT8)})",
             "use --precision auto; `pipeline doctor` says what was found",
         )
 

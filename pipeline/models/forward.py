@@ -15,7 +15,7 @@ import torch
 from pipeline.errors import PipelineError
 from pipeline.models import bert, flat, int8
 from pipeline.models.engine import INT8
-from pipeline.models.loading import takes_segments
+from pipeline.models.loading import longest_input, takes_segments
 from pipeline.models.pairs import pair_batch
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Forward:
         if engine.precision == INT8 and self._short is None:
             raise PipelineError(
                 "precision int8: this model cannot be computed so, or scores otherwise then",
-                "use --precision auto; int8 is for BERT and its kin, with GELU",
+                "use --precision auto; int8 is for BERT and its kin, with GELU and two layers",
             )
         if self._short is not None:
             self._base.encoder = None  # its weights were prepared anew
@@ -116,7 +116,7 @@ class Forward:
         if self._model.config.model_type not in bert.KINDS:
             return None, None
         made = None
-        exact = replace(self._engine, device="cpu", precision="fp32")
+        exact = replace(self._engine, device="cpu", precision="fp32", beside="")
         kernel = flat.kernel(self._engine)
         with torch.inference_mode():
             try:
@@ -137,16 +137,28 @@ class Forward:
                 if not _alike(self._headed(without), own, AGREEMENT):
                     return made, None
                 return made, bert.FirstToken(self._base, self._engine, kernel)
-            except (AttributeError, TypeError, ValueError, RuntimeError):
+            except (AttributeError, TypeError, ValueError, RuntimeError, LookupError):
                 return made, None  # a version of transformers that builds this model otherwise
 
     def _in_int8(self, own: torch.Tensor) -> bert.FirstToken | None:
         """Prepare the shorter pass in int8, if it says roughly what the model's own says."""
-        seen = self._padded_probe("cpu", RANGES)
-        ranges = int8.input_ranges(self._base.encoder.layer[:-1], lambda: self._whole(seen))
+        layers = self._base.encoder.layer[:-1]
+        if not len(layers):  # the last layer stays in floats, so nothing would be in int8
+            return None
+        seen = self._padded_probe("cpu", self._fitting(RANGES))
+        ranges = int8.input_ranges(layers, lambda: self._whole(seen))
         made = bert.FirstToken(self._base, self._engine, ranges=ranges)
         scores = self._headed(made.hidden(self._segments(self._padded_probe("cpu"))))
         return made if _alike(scores, own, LOOSELY) else None
+
+    def _fitting(self, lengths: Lengths) -> Lengths:
+        """Cut passages to what the model takes."""
+        template = self._tokenizer.template
+        assert template is not None  # noqa: S101 - checked before
+        query, passages = lengths
+        config = self._model.config.to_dict()
+        room = longest_input(config, None) - query - template.size
+        return query, tuple(min(length, max(room, 1)) for length in passages)
 
     def _flat_works(self) -> bool:
         """Whether attention's kernel takes this model on this device, and computes what it should.
