@@ -64,7 +64,7 @@ class Engine:
     @property
     def floats(self) -> str:
         """The precision of everything that is not in int8."""
-        return self.beside or self.precision
+        return self.beside if self.precision == INT8 else self.precision
 
     @property
     def lays_out(self) -> bool:
@@ -79,7 +79,7 @@ class Engine:
             "device": self.device,
             "processor": _processor(self.device),
             "precision": self.precision,
-            **({"floats": self.beside} if self.beside else {}),
+            **({"floats": self.floats} if self.precision == INT8 else {}),
             "token_budget": self.token_budget,
             "versions": {
                 "torch": str(torch.__version__),  # with its build, which the metadata leave out

@@ -116,7 +116,7 @@ class Forward:
         if self._model.config.model_type not in bert.KINDS:
             return None, None
         made = None
-        exact = replace(self._engine, device="cpu", precision="fp32", beside="")
+        exact = replace(self._engine, device="cpu", precision="fp32")
         kernel = flat.kernel(self._engine)
         with torch.inference_mode():
             try:

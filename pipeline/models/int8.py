@@ -225,7 +225,7 @@ def works() -> bool:
     ranges = Ranges(*(t.abs().amax(dim=0) for t in (x, x, x, inner)))
     try:
         made = Linear(weight, bias, ranges.projections, torch.float32)
-        between = Between((weight, back), (bias, torch.zeros(64)), ranges, _Plain)
+        between = Between((weight, back), (bias, torch.zeros(64)), ranges, Plain)
         outcomes = made(x), made.added(x, expected), between.added(x)
     except (AttributeError, RuntimeError, TypeError):
         return False
@@ -235,14 +235,16 @@ def works() -> bool:
     )
 
 
-class _Plain:
-    """A linear layer in float32, as `Between` wants it."""
+class Plain:
+    """A linear layer in floats, as `Between` wants it: what int8 is tried against."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
         self._weight, self._bias = weight, bias
 
     def added(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """Add `other` as well."""
         return linear(x, self._weight, self._bias) + other
 
     def with_gelu(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply GELU as well."""
         return gelu(linear(x, self._weight, self._bias))

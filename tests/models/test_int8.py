@@ -29,19 +29,6 @@ QUERY = "read the header row of a csv file"
 PASSAGES = ["the csv file", "bread and sun " * 30, "", "a header row " * 9, "rows of files " * 70]
 
 
-class _Floats:
-    """A linear layer in float32."""
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
-        self.weight, self.bias = weight, bias
-
-    def added(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        return linear(x, self.weight, self.bias) + other
-
-    def with_gelu(self, x: torch.Tensor) -> torch.Tensor:
-        return gelu(linear(x, self.weight, self.bias))
-
-
 def _error(made: torch.Tensor, expected: torch.Tensor) -> float:
     return float((made.float() - expected).abs().mean() / expected.abs().mean())
 
@@ -77,8 +64,8 @@ def test_the_two_multiplications_around_gelu_are_near_those_in_floats(dtype: tor
     ranges = int8.Ranges(*(t.abs().amax(dim=0) for t in (x, x, x, inner)))
     expected = linear(inner, weights[1], biases[1]) + x
 
-    def plain(weight: torch.Tensor, bias: torch.Tensor) -> _Floats:
-        return _Floats(weight.to(dtype), bias.to(dtype))
+    def plain(weight: torch.Tensor, bias: torch.Tensor) -> int8.Plain:
+        return int8.Plain(weight.to(dtype), bias.to(dtype))
 
     made = int8.Between(weights, biases, ranges, plain).added(x.to(dtype))
 
