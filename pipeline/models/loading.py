@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import PipelineError
+from pipeline.models.engine import ROUND_TO
 from pipeline.models.folder import natural, reading
 
 if TYPE_CHECKING:
@@ -118,13 +119,22 @@ def takes_segments(model: Any) -> bool:
 
 
 def longest_input(config: Mapping[str, Any], tokenizer: Any) -> int:
-    """Tokens that a model can take, as far as its folder says; 512 where it does not."""
+    """Tokens that a model can take, as far as its folder says; 512 where it does not.
+
+    Of positions it takes a multiple of `ROUND_TO`, as sequences are padded to one.
+    """
     limits = [natural(getattr(tokenizer, "model_max_length", None))]
-    positions = natural(config.get("max_position_embeddings"))
-    if positions and config.get("model_type") in OFFSET_POSITIONS:
-        positions -= (natural(config.get("pad_token_id")) or 0) + 1
-    limits.append(positions)
+    if count := positions(config):
+        limits.append(count // ROUND_TO * ROUND_TO or count)
     return min((limit for limit in limits if limit), default=512)
+
+
+def positions(config: Mapping[str, Any]) -> int | None:
+    """How many positions a model has, for tokens and padding; None where its folder says nothing."""
+    count = natural(config.get("max_position_embeddings")) or 0
+    if config.get("model_type") in OFFSET_POSITIONS:
+        count -= (natural(config.get("pad_token_id")) or 0) + 1
+    return count if count > 0 else None
 
 
 @contextmanager

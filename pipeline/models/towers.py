@@ -52,6 +52,7 @@ class Towers(ABC):
     size: int
     searchable: bool
     pad = 0
+    positions: int | None = None  # that a sequence can have, padding included; None: any number
     _given: PassageVectors | None = None
     _forward_kind = ""  # the model's own forward pass, or which other
 
@@ -224,6 +225,8 @@ class Towers(ABC):
         lengths = np.array([len(row) for row in rows], np.int64)
         # One more, so that something is always masked: without a mask other kernels run.
         widths = lengths // WIDTHS * WIDTHS + WIDTHS
+        if self.positions is not None:
+            widths = np.minimum(widths, self.positions)
         vectors = np.empty((len(texts), self.size), np.float32)
         for width in np.unique(widths)[::-1]:
             places = np.flatnonzero(widths == width)
@@ -242,13 +245,19 @@ class Towers(ABC):
         queries: bool,
     ) -> None:
         """Compute the vectors of sequences of one width."""
+        # Where there is no room for one more, a row of one token is what is masked.
+        spare = int(ids.shape[1] == self.positions)
 
         def compute(budget: int) -> NDArray[np.float32]:
             rows = min(QUERY_ROWS, budget) if queries else _rows(ids.shape[1], budget)
+            rows = max(rows - spare, 1)
 
             def some(start: int) -> NDArray[np.float32]:
-                chosen = np.minimum(np.arange(start, start + rows), len(places) - 1)
-                return self._forward(ids[chosen], lengths[chosen], queries)
+                chosen = np.minimum(np.arange(start, start + rows + spare), len(places) - 1)
+                those, tokens = ids[chosen], lengths[chosen]
+                if spare:
+                    those[-1, 1:], tokens[-1] = self.pad, 1
+                return self._forward(those, tokens, queries)[:rows]
 
             return np.concatenate(self.engine.each(some, range(0, len(places), rows)))
 

@@ -16,7 +16,13 @@ from pipeline.errors import InputError, PipelineError, shown
 from pipeline.models import bert
 from pipeline.models.engine import resolve
 from pipeline.models.folder import check, digest, natural, read_table, read_value, reading
-from pipeline.models.loading import load_tokenizer, load_weights, longest_input, takes_segments
+from pipeline.models.loading import (
+    load_tokenizer,
+    load_weights,
+    longest_input,
+    positions,
+    takes_segments,
+)
 from pipeline.models.pairs import Tokenizer, to_device
 from pipeline.models.towers import Towers
 
@@ -67,6 +73,7 @@ class TwinEncoder(Towers):
             saved = load_tokenizer(inner, model.config.vocab_size)
             self._tokenizer = Tokenizer(saved, folder)
             longest = longest_input(model.config.to_dict(), saved)
+            self.positions = positions(model.config.to_dict())
         most = min(longest, natural(text_settings.get("max_seq_length")) or longest)
         self._query_limit = self._limit(
             limits.max_query_tokens or limits.max_tokens or most, longest

@@ -63,7 +63,8 @@ class TwinBert(Towers):
                 self._tokenizer = Tokenizer(saved, folder)
                 self.pad = self._tokenizer.pad
         around = sum(map(len, self._tokenizer.around)) if self._tokenizer else 0
-        longest = config.max_position_embeddings - around
+        self.positions = config.max_position_embeddings
+        longest = self.positions - around
         self._query_limit = limits.max_query_tokens or self._twin.max_query_tokens
         self._passage_limit = limits.max_tokens or self._twin.max_tokens
         if max(self._query_limit, self._passage_limit) > longest:

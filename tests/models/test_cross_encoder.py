@@ -210,6 +210,17 @@ def test_a_long_query_leaves_room_for_the_passage(tiny_model: Callable[..., Path
     assert len(np.unique(scores)) == len(PASSAGES)
 
 
+def test_an_odd_number_of_positions_is_enough(tmp_path: Path) -> None:
+    """Sequences are padded to multiples of eight, and 63 positions hold 56 tokens so."""
+    folder = tiny_models.make(tmp_path / "model", positions=63)
+
+    result = CrossEncoder(folder, EXACT, Limits()).score("a b c", ["x " * 1000])
+
+    expected = own_logits(folder, "a b c", ["x " * (56 - 3 - 3)])[:, 0]
+    assert result.passages_cut == 1
+    np.testing.assert_allclose(result.scores, expected, atol=2e-5)
+
+
 @pytest.mark.parametrize(
     "limits",
     [

@@ -192,6 +192,25 @@ def test_long_texts_are_cut_and_counted(tiny_twin: Path) -> None:
     assert model.limits == {"max_query_tokens": 4, "max_tokens": 8}
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_text_may_take_every_position_that_there_is(tiny_twin: Path, precision: str) -> None:
+    """Where no room is left for padding, a vector is still a function of its text alone."""
+    limits = Limits(max_tokens=128)
+    texts = ["x " * 1000, "a b c d " * 32, "csv " * 126, "row " * 125, "sun " * 120, "bread"]
+
+    vectors = load(tiny_twin, precision, limits).encode(texts)
+
+    if precision == "fp32":
+        expected = by_hand(tiny_twin, texts, longest=128)
+        expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+        np.testing.assert_allclose(vectors, expected, atol=1e-5)
+    for queries in (False, True):
+        together = load(tiny_twin, precision, limits).encode(texts, queries=queries)
+        for text, vector in zip(texts, together, strict=True):
+            alone = load(tiny_twin, precision, limits).encode([text], queries=queries)
+            assert alone.tobytes() == vector.tobytes()
+
+
 @pytest.mark.parametrize("limits", [Limits(max_tokens=2), Limits(max_tokens=129)])
 def test_impossible_limits_are_refused(tiny_twin: Path, limits: Limits) -> None:
     """No room for a text, or more than the model has positions."""
