@@ -130,7 +130,7 @@ def longest_input(config: Mapping[str, Any], tokenizer: Any) -> int:
 
 
 def positions(config: Mapping[str, Any]) -> int | None:
-    """How many positions a model has, for tokens and padding; None where its folder says nothing."""
+    """Positions that a model has, for tokens and padding; None where its folder says nothing."""
     count = natural(config.get("max_position_embeddings")) or 0
     if config.get("model_type") in OFFSET_POSITIONS:
         count -= (natural(config.get("pad_token_id")) or 0) + 1
