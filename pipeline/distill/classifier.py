@@ -11,8 +11,8 @@ from pipeline import store
 from pipeline.distill import forward
 from pipeline.distill.groups import Tokens
 from pipeline.errors import PipelineError
-from pipeline.models.folder import check, reading
-from pipeline.models.loading import load_tokenizer, longest_input, quiet, takes_segments
+from pipeline.models.folder import check
+from pipeline.models.loading import from_folder, load_tokenizer, longest_input, takes_segments
 from pipeline.models.pairs import Tokenizer
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model",
-    "tokenizer.model",
+    "tokenizer.model", "spm.model", "sentencepiece.model",
 )  # fmt: skip
 
 
@@ -46,11 +46,11 @@ class Classifier:
         self._base, self._logits = config.base, config.logits
         check(config.base)
         torch.manual_seed(config.seed)  # of a new head
-        with quiet(), reading(config.base):
-            self.module: torch.nn.Module = AutoModelForSequenceClassification.from_pretrained(
-                config.base, num_labels=config.logits, dtype=torch.float32, local_files_only=True,
-                trust_remote_code=False, use_safetensors=True, ignore_mismatched_sizes=True,
-            )  # fmt: skip
+        self.module: torch.nn.Module
+        self.module, _, _ = from_folder(
+            config.base, AutoModelForSequenceClassification, num_labels=config.logits,
+            ignore_mismatched_sizes=True,
+        )  # fmt: skip
         settings: Any = self.module.config
         self._tokenizer = load_tokenizer(config.base, settings.vocab_size)
         longest = longest_input(settings.to_dict(), self._tokenizer)

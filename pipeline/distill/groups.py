@@ -220,6 +220,11 @@ class Tokens:
         wide = np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32
         # "[SEP]" in a text must not end a segment: markup in texts becomes the unknown token.
         special = np.array(sorted(tokenizer.all_special_ids), dtype=wide)
+        if tokenizer.unk_token_id is None:
+            raise PipelineError(
+                "the base's tokenizer has no unknown token, which markup in texts becomes",
+                "choose another base",
+            )
         unknown = wide(tokenizer.unk_token_id)
         pieces, lengths = [], [0]
         for texts_block in _blocks(texts, block):

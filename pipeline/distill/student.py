@@ -9,21 +9,32 @@ is nothing to memorise, and the function that is trained is the one that ranks.
 from __future__ import annotations
 
 import json
+from copy import deepcopy
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from pipeline import store
 from pipeline.distill.forward import PAD_TO
-from pipeline.errors import PipelineError, one_line
+from pipeline.errors import PipelineError, shown
+from pipeline.models import loading
+from pipeline.models.folder import check
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
     from pipeline.distill.settings import Size
 
 RANKER = "BertForSequenceClassification"
+SPECIAL = ("[CLS]", "[SEP]", "[PAD]", "[UNK]")
+PROBES = (
+    "Paris is BIG",
+    "caf\u00e9 na\u00efve \u00c5",
+    "\u4e2d\u6587 \u6587",
+    "re-read it, o'clock?",
+)
 
 
 class Base(NamedTuple):
@@ -39,35 +50,51 @@ def load_base(folder: str | Path) -> Base:
     """Load a BERT encoder in float32 and evaluation mode.
 
     Raises:
-        PipelineError: it cannot be loaded, or is no BERT.
+        PipelineError: it cannot be loaded, is no BERT, or has a tokenizer of another kind.
     """
-    from transformers import (
-        AutoConfig,
-        AutoModel,
-        AutoTokenizer,
-        BertForSequenceClassification,
-    )
-
-    from pipeline.models.loading import quiet
-
-    try:
-        with quiet():
-            config = AutoConfig.from_pretrained(folder)
-            ranker = config.architectures == [RANKER] and config.num_labels == 1
-            kind = BertForSequenceClassification if ranker else AutoModel
-            model = kind.from_pretrained(folder, dtype=torch.float32).eval()
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
+    folder = Path(folder)
+    about = check(folder)
+    if about.get("model_type") != "bert":
         raise PipelineError(
-            f"{folder}: cannot be loaded ({one_line(str(error))[:200]})", "name a BERT encoder"
-        ) from error
-    if config.model_type != "bert":
-        raise PipelineError(
-            f"{folder}: is of type {config.model_type}, not bert",
+            f"{folder}: is of type {shown(about.get('model_type'))}, not bert",
             "students are cut out of BERT encoders; others can be teachers by their scores",
         )
+    ranker = about.get("architectures") == [RANKER] and _logits(about) == 1
+    kind = "AutoModelForSequenceClassification" if ranker else "AutoModel"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # what a base may lack, its pooler, is the same each time
+        model = loading.load_weights(folder, kind, heads=ranker)
+    tokenizer = loading.load_tokenizer(folder, model.config.vocab_size)
+    _need_wordpiece(folder, tokenizer)
     encoder = model.bert if hasattr(model, "bert") else model
-    return Base(config, encoder, model.classifier if ranker else None, tokenizer)
+    return Base(deepcopy(model.config), encoder, model.classifier if ranker else None, tokenizer)
+
+
+def _logits(about: Mapping[str, Any]) -> int:
+    names = about.get("id2label")
+    return len(names) if isinstance(names, dict) else 2  # transformers' own default
+
+
+def _need_wordpiece(folder: Path, tokenizer: Any) -> None:
+    """Refuse, before a training, a tokenizer that a student's folder would not give back.
+
+    Raises:
+        PipelineError: it is none of BERT's, or cuts texts otherwise once it was saved.
+    """
+    from transformers import AutoTokenizer
+
+    pieces = type(tokenizer.backend_tokenizer.model).__name__
+    named = [getattr(tokenizer, f"{name}_token", None) for name in ("cls", "sep", "pad", "unk")]
+    saved = None
+    if pieces == "WordPiece" and named == [*SPECIAL]:
+        with TemporaryDirectory(prefix="tokenizer-") as place, loading.quiet():
+            write_tokenizer(tokenizer, Path(place), 512)
+            saved = AutoTokenizer.from_pretrained(place, local_files_only=True)
+    if saved is None or any(saved.encode(text) != tokenizer.encode(text) for text in PROBES):
+        raise PipelineError(
+            f"{folder}: the tokenizer is not BERT's ({pieces}, {' '.join(map(str, named))})",
+            "choose a base with BERT's own; others can be teachers by their scores",
+        )
 
 
 def need_positions(base: str | Path, config: Any, tokens: int) -> None:
@@ -208,19 +235,23 @@ def save_student(
 
 def write_tokenizer(tokenizer: Any, folder: Path, longest: int) -> None:
     """Write BERT's tokenizer as transformers reads it, into a folder that is being made."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str()) | {
+        "truncation": None,
+        "padding": None,
+    }
+    # transformers builds the normaliser from these, whatever tokenizer.json says of it.
+    how = backend.get("normalizer") or {}
     tokenizer_config = {
         "tokenizer_class": "BertTokenizer",
-        "do_lower_case": bool(getattr(tokenizer, "do_lower_case", True)),
+        "do_lower_case": how.get("lowercase", False),
+        "strip_accents": how.get("strip_accents"),
+        "tokenize_chinese_chars": how.get("handle_chinese_chars", True),
         "model_max_length": longest,
         "cls_token": "[CLS]",
         "sep_token": "[SEP]",
         "pad_token": "[PAD]",
         "unk_token": "[UNK]",
         "mask_token": "[MASK]",
-    }
-    backend = json.loads(tokenizer.backend_tokenizer.to_str()) | {
-        "truncation": None,
-        "padding": None,
     }
     store.write_bytes(
         folder / "tokenizer.json",

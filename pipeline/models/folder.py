@@ -93,9 +93,10 @@ def _from_hub(model: str) -> Path:
             )
         )
 
+    cached: Path | None = None
     try:
         cached = fetch(local=True)
-        if _has_weights(cached) and (cached / "config.json").is_file():
+        if _whole(cached):
             return cached
     except Interrupted:
         raise
@@ -106,6 +107,8 @@ def _from_hub(model: str) -> Path:
     except Interrupted:
         raise
     except Exception as error:  # the hub's client raises whatever its transport raises
+        if cached is not None and _has_weights(cached):
+            return cached
         raise PipelineError(
             f"{name}: neither a folder nor in the local cache, and the hub did not give it "
             f"({_first_line(error)})",
@@ -176,6 +179,19 @@ def check(folder: Path) -> dict[str, Any]:
     return config
 
 
+def _whole(folder: Path) -> bool:
+    """Whether a cached folder has all that is read.
+
+    transformers fetches two towers without their `modules.json`: what is no classifier is asked for
+    again.
+    """
+    if not (_has_weights(folder) and (folder / "config.json").is_file()):
+        return False
+    kinds = read_table(folder / "config.json").get("architectures")
+    classifier = isinstance(kinds, list) and "ForSequenceClassification" in str(kinds)
+    return classifier or is_twin(folder) or is_twinbert(folder)
+
+
 def _has_weights(folder: Path) -> bool:
     names = ("model.safetensors", "model.safetensors.index.json")
     return any((folder / name).is_file() for name in names)
@@ -196,14 +212,14 @@ def advice(folder: Path) -> Advice:
             path, None, f"schema {shown(table.get('schema'))}", f"this version reads {SCHEMA}"
         )
     return Advice(
-        _whole(path, table, "max_query_tokens", 1, 1 << 20),
-        _whole(path, table, "max_tokens", 8, 1 << 20),
+        _count(path, table, "max_query_tokens", 1, 1 << 20),
+        _count(path, table, "max_tokens", 8, 1 << 20),
         _weight(path, table, "interpolate"),
-        _whole(path, table, "positive", 0, 1),
+        _count(path, table, "positive", 0, 1),
     )
 
 
-def _whole(path: Path, table: Mapping[str, Any], key: str, least: int, most: int) -> int | None:
+def _count(path: Path, table: Mapping[str, Any], key: str, least: int, most: int) -> int | None:
     value = table.get(key)
     if value is None or (type(value) is int and least <= value <= most):
         return value

@@ -37,20 +37,51 @@ def load_weights(folder: Path, auto_class: str, heads: bool) -> Any:
 
     Args:
         auto_class: a class of transformers, `AutoModel` or `AutoModelForSequenceClassification`.
-        heads: weights that the class needs and the folder lacks are an error.
+        heads: weights that the class needs and the folder lacks are an error, whatever they are.
 
     Raises:
         PipelineError: it cannot be loaded, lacks weights, or holds numbers that are not finite.
     """
-    import torch
     import transformers
 
+    model, missing, unexpected = from_folder(folder, getattr(transformers, auto_class))
+    if heads and missing:
+        raise PipelineError(
+            f"{folder}: no weights for {missing[0]}, so this is no trained reranker",
+            "name a cross-encoder, or a folder of sentence-transformers with a modules.json",
+        )
+    if dropped := [name for name in unexpected if _LAYER.search(name)]:
+        raise PipelineError(
+            f"{folder}: weights for {dropped[0]}, a layer that its config.json does not have",
+            "fetch or save the model again",
+        )
+    for name, weights in model.state_dict().items():
+        if weights.is_floating_point() and not bool(weights.isfinite().all()):
+            raise PipelineError(
+                f"{folder}: the weights {name} are not finite", "fetch or save the model again"
+            )
+    return model.eval()
+
+
+def from_folder(folder: Path, auto: Any, **more: Any) -> tuple[Any, list[str], list[str]]:
+    """Load a model in float32: it, names of weights it lacks, names of weights it has no use for.
+
+    Only a head and a pooler may be missing; they are drawn anew.
+
+    Args:
+        auto: the class of transformers.
+        more: further settings of its `from_pretrained`.
+
+    Raises:
+        PipelineError: it cannot be loaded, or lacks others.
+    """
+    import torch
+
+    settings: dict[str, Any] = {
+        "local_files_only": True, "trust_remote_code": False, "use_safetensors": True,
+        "dtype": torch.float32, "output_loading_info": True, **more,
+    }  # fmt: skip
     with quiet(), reading(folder):
-        settings: dict[str, Any] = {
-            "local_files_only": True, "trust_remote_code": False, "use_safetensors": True,
-            "dtype": torch.float32, "output_loading_info": True,
-        }  # fmt: skip
-        auto = getattr(transformers, auto_class)
         # Never what the folder says: a config may name an attention kernel to fetch and run.
         try:
             model, info = auto.from_pretrained(folder, attn_implementation="sdpa", **settings)
@@ -58,23 +89,15 @@ def load_weights(folder: Path, auto_class: str, heads: bool) -> Any:
             if "attention" not in str(error):
                 raise
             model, info = auto.from_pretrained(folder, attn_implementation="eager", **settings)
-    missing = sorted(info["missing_keys"]) if heads else []
-    if missing:
-        raise PipelineError(
-            f"{folder}: no weights for {missing[0]}, so this is no trained reranker",
-            "name a cross-encoder, or a folder of sentence-transformers with a modules.json",
-        )
-    if dropped := [name for name in sorted(info["unexpected_keys"]) if _LAYER.search(name)]:
-        raise PipelineError(
-            f"{folder}: weights for {dropped[0]}, a layer that its config.json does not have",
-            "fetch or save the model again",
-        )
-    for name, weights in model.state_dict().items():
-        if weights.is_floating_point() and not bool(torch.isfinite(weights).all()):
+    missing = sorted(info["missing_keys"])
+    headless = not hasattr(model, model.base_model_prefix)
+    for name in missing:
+        inside = headless or name.startswith(f"{model.base_model_prefix}.")
+        if inside and "pooler." not in name:
             raise PipelineError(
-                f"{folder}: the weights {name} are not finite", "fetch or save the model again"
+                f"{folder}: no weights for {name}", "the model is not whole: fetch or save it again"
             )
-    return model.eval()
+    return model, missing, sorted(info["unexpected_keys"])
 
 
 def load_tokenizer(folder: Path, vocabulary: int) -> Any:
@@ -108,7 +131,7 @@ def load_tokenizer(folder: Path, vocabulary: int) -> Any:
 
 _VOCABULARIES = (
     "tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model",
-    "tokenizer.model",
+    "tokenizer.model", "spm.model", "sentencepiece.model",
 )  # fmt: skip
 
 

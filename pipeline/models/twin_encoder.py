@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pipeline.models.scorer import Limits, Wishes
 
 AGREEMENT = 1e-4  # of the largest activation, between two float32 passes of one model
+TEXT_SETTINGS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 MODULES = ("Transformer", "Pooling", "Normalize")
 QUERY_NAMES = ("query",)
 PASSAGE_NAMES = ("document", "passage", "corpus")  # as sentence-transformers looks for them
@@ -66,7 +67,7 @@ class TwinEncoder(Towers):
         self._normalize |= about.get("similarity_fn_name") == "cosine"
         self._prompts = _prompt(about, QUERY_NAMES), _prompt(about, PASSAGE_NAMES)
         self._by_first_token = _pools_first_token(pooling, any(self._prompts))
-        text_settings = _optional(inner / "sentence_bert_config.json")
+        text_settings = _text_settings(inner)
         self._lower = text_settings.get("do_lower_case") is True
         model = load_weights(inner, "AutoModel", heads=False)
         with reading(folder):
@@ -222,14 +223,22 @@ def _optional(path: Path) -> dict[str, Any]:
     return read_table(path) if path.is_file() else {}
 
 
+def _text_settings(folder: Path) -> dict[str, Any]:
+    """How texts are cut; older versions named the file after the kind of model."""
+    for kind in TEXT_SETTINGS:
+        if (path := folder / f"sentence_{kind}_config.json").is_file():
+            return read_table(path)
+    return {}
+
+
 def _prompt(about: Mapping[str, Any], names: Sequence[str]) -> str:
     prompts = about.get("prompts")
     if not isinstance(prompts, dict):
         return ""
     for name in (*names, about.get("default_prompt_name")):
         prompt = prompts.get(name)
-        if isinstance(prompt, str) and prompt:
-            return prompt
+        if isinstance(prompt, str):
+            return prompt  # though it be empty
     return ""
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,11 +21,8 @@ from pipeline.distill.forward import (
     pair_logits,
 )
 from pipeline.distill.settings import Size
-from pipeline.distill.student import initial_student, load_student, save_student
+from pipeline.distill.student import initial_student, load_base, load_student, save_student
 from pipeline.errors import PipelineError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PAIRS = [("apple", "apple pear tree"), ("moon", "sun star sky moon rain ."), ("sea", "stone")]
 
@@ -88,8 +86,98 @@ def test_layers_that_are_not_there_are_an_error(tiny_bert: Path, layers):
 
 def test_a_folder_without_a_model_is_an_error(tmp_path: Path):
     """One line, no traceback of transformers."""
-    with pytest.raises(PipelineError, match="cannot be loaded"):
+    with pytest.raises(PipelineError, match=r"no config\.json"):
         initial_student(tmp_path, [0], seed=0)
+
+
+def without(folder: Path, copy: Path, lost: str) -> Path:
+    """A copy of a model that lacks the weights whose names begin so."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, copy)
+    weights = load_file(copy / "model.safetensors")
+    kept = {name: t for name, t in weights.items() if not name.startswith(lost)}
+    assert len(kept) < len(weights)
+    save_file(kept, copy / "model.safetensors", {"format": "pt"})
+    return copy
+
+
+def test_a_base_that_lacks_a_layer_is_refused(tiny_bert: Path, tmp_path: Path):
+    """transformers would fill it with random numbers, and say so in a log that nobody reads."""
+    folder = without(tiny_bert, tmp_path / "torn", "encoder.layer.1.")
+
+    with pytest.raises(PipelineError, match=r"no weights for encoder\.layer\.1\."):
+        initial_student(folder, [0], seed=0)
+
+
+def test_a_base_without_a_pooler_gives_the_same_student_each_time(tiny_bert: Path, tmp_path: Path):
+    """Encoders of language models have none; what stands in for it is no chance, and costs none."""
+    folder = without(tiny_bert, tmp_path / "plain", "pooler.")
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+
+    first, _ = initial_student(folder, [0, 1], seed=0)
+    torch.manual_seed(3)
+    again, _ = initial_student(folder, [0, 1], seed=0)
+
+    for name, weights in first.state_dict().items():
+        assert torch.equal(weights, again.state_dict()[name]), name
+    torch.manual_seed(3)
+    load_base(folder)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_pickled_base_is_refused(tiny_bert: Path, tmp_path: Path):
+    """It could run code."""
+    folder = shutil.copytree(tiny_bert, tmp_path / "old")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+    with pytest.raises(PipelineError, match="pickled weights are never loaded"):
+        initial_student(folder, [0], seed=0)
+
+
+@pytest.mark.parametrize("lower", [True, False])
+@pytest.mark.parametrize("accents", [None, True, False])
+def test_a_student_cuts_texts_as_its_base_does(
+    tiny_bert: Path, tmp_path: Path, lower: bool, accents: bool | None
+):
+    """Cased bases, and such as keep accents, have students that do."""
+    from transformers import AutoTokenizer, BertTokenizer
+
+    folder = shutil.copytree(tiny_bert, tmp_path / "base")
+    words = ["apple", "Apple", "cafe", "caf\u00e9", "Cafe", "Caf\u00e9", *map(str, range(22))]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = {word: place for place, word in enumerate([*special, *words])}
+    BertTokenizer(vocab=vocabulary, do_lower_case=lower, strip_accents=accents).save_pretrained(
+        folder
+    )
+    base = AutoTokenizer.from_pretrained(folder)
+
+    save_student(*initial_student(folder, [0], seed=0), tmp_path / "s", {}, "")
+
+    own = AutoTokenizer.from_pretrained(tmp_path / "s")
+    text = "Apple caf\u00e9 Caf\u00e9 cafe"
+    assert own.tokenize(text) == base.tokenize(text)
+
+
+def test_a_tokenizer_of_another_kind_is_refused_before_any_training(
+    tiny_bert: Path, tmp_path: Path
+):
+    """As multilingual BERTs with XLM-R's tokenizer have it: no student's folder could hold it."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    folder = Path(shutil.copytree(tiny_bert, tmp_path / "base"))
+    for path in folder.glob("*tok*"):
+        path.unlink()
+    pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    unigram = Tokenizer(models.Unigram([*pieces, *((f"w{n}", -1.0) for n in range(29))], unk_id=3))
+    names = {"cls": "<s>", "sep": "</s>", "pad": "<pad>", "unk": "<unk>"}
+    special = {f"{name}_token": token for name, token in names.items()}
+    PreTrainedTokenizerFast(tokenizer_object=unigram, **special).save_pretrained(folder)
+
+    with pytest.raises(PipelineError, match=r"the tokenizer is not BERT's \(Unigram, <s> </s>"):
+        initial_student(folder, [0], seed=0)
 
 
 def test_the_fast_forward_pass_is_the_models_own(tiny_bert: Path):

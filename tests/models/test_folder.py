@@ -81,6 +81,27 @@ def test_a_hub_id_in_the_cache_needs_no_network(
     assert digest(found) == digest(tiny_model())
 
 
+@pytest.mark.parametrize("network", [True, False])
+def test_two_towers_that_were_cached_in_part_are_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: bool
+) -> None:
+    """transformers leaves their `modules.json` out; without a network no more is to be had."""
+    import huggingface_hub
+
+    whole, part = tiny_models.make_twin(tmp_path / "whole"), tmp_path / "part"
+    shutil.copytree(whole, part)
+    (part / "modules.json").unlink()
+
+    def fetch(*_: object, local_files_only: bool, **__: object) -> str:
+        if not local_files_only and not network:
+            raise ConnectionError
+        return str(part if local_files_only else whole)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+
+    assert locate("org/model") == (whole if network else part)
+
+
 # ---------------------------------------------------------------- digests
 
 

@@ -234,6 +234,43 @@ def test_prompts_are_put_before_the_texts(tiny_twin: Path, tmp_path: Path) -> No
     np.testing.assert_array_equal(prompted.encode(["csv"]), plain.encode(["row: csv"]))
 
 
+def test_an_empty_prompt_is_one(tiny_twin: Path, tmp_path: Path) -> None:
+    """The default prompt is for sides that have none of their own."""
+    folder = Path(shutil.copytree(tiny_twin, tmp_path / "m"))
+    tiny_models.write(
+        folder / "config_sentence_transformers.json",
+        {"prompts": {"query": "", "document": "", "x": "row: "}, "default_prompt_name": "x"},
+    )
+
+    for queries in (False, True):
+        np.testing.assert_array_equal(
+            load(folder).encode(["csv"], queries=queries),
+            load(tiny_twin).encode(["csv"], queries=queries),
+        )
+
+
+def test_limits_in_a_file_of_older_versions_count(tiny_twin: Path, tmp_path: Path) -> None:
+    """sentence-transformers named it after the kind of model, and reads it still."""
+    folder = Path(shutil.copytree(tiny_twin, tmp_path / "m"))
+    (folder / "sentence_bert_config.json").unlink()
+    tiny_models.write(folder / "sentence_roberta_config.json", {"max_seq_length": 16})
+
+    assert load(folder).limits["max_tokens"] == 16
+
+
+def test_two_towers_that_lack_a_layer_are_refused(tiny_twin: Path, tmp_path: Path) -> None:
+    """They would score by random numbers."""
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(tiny_twin, tmp_path / "m"))
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: t for name, t in weights.items() if "layer.1." not in name}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+
+    with refused("no weights for encoder.layer.1.", "not whole"):
+        load(folder)
+
+
 def test_no_passages_no_scores(tiny_twin: Path) -> None:
     """An empty list is answered by an empty array."""
     assert load(tiny_twin).score("a", []).scores.shape == (0,)
