@@ -12,7 +12,13 @@ from pipeline.distill import forward
 from pipeline.distill.groups import Tokens
 from pipeline.errors import PipelineError
 from pipeline.models.folder import check
-from pipeline.models.loading import from_folder, load_tokenizer, longest_input, takes_segments
+from pipeline.models.loading import (
+    VOCABULARIES,
+    from_folder,
+    load_tokenizer,
+    longest_input,
+    takes_segments,
+)
 from pipeline.models.pairs import Tokenizer
 
 if TYPE_CHECKING:
@@ -27,9 +33,8 @@ if TYPE_CHECKING:
     from pipeline.distill.settings import TeachConfig
 
 TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model",
-    "tokenizer.model", "spm.model", "sentencepiece.model",
+    *VOCABULARIES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "merges.txt",
 )  # fmt: skip
 
 

@@ -20,10 +20,10 @@ from pipeline import store
 from pipeline.distill.forward import PAD_TO
 from pipeline.errors import PipelineError, shown
 from pipeline.models import loading
-from pipeline.models.folder import check
+from pipeline.models.folder import check, reading
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from pipeline.distill.settings import Size
 
@@ -52,6 +52,8 @@ def load_base(folder: str | Path) -> Base:
     Raises:
         PipelineError: it cannot be loaded, is no BERT, or has a tokenizer of another kind.
     """
+    from transformers import BertConfig
+
     folder = Path(folder)
     about = check(folder)
     if about.get("model_type") != "bert":
@@ -59,7 +61,9 @@ def load_base(folder: str | Path) -> Base:
             f"{folder}: is of type {shown(about.get('model_type'))}, not bert",
             "students are cut out of BERT encoders; others can be teachers by their scores",
         )
-    ranker = about.get("architectures") == [RANKER] and _logits(about) == 1
+    with reading(folder):
+        config = BertConfig.from_dict(about)
+    ranker = config.architectures == [RANKER] and config.num_labels == 1
     kind = "AutoModelForSequenceClassification" if ranker else "AutoModel"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # what a base may lack, its pooler, is the same each time
@@ -68,11 +72,6 @@ def load_base(folder: str | Path) -> Base:
     _need_wordpiece(folder, tokenizer)
     encoder = model.bert if hasattr(model, "bert") else model
     return Base(deepcopy(model.config), encoder, model.classifier if ranker else None, tokenizer)
-
-
-def _logits(about: Mapping[str, Any]) -> int:
-    names = about.get("id2label")
-    return len(names) if isinstance(names, dict) else 2  # transformers' own default
 
 
 def _need_wordpiece(folder: Path, tokenizer: Any) -> None:

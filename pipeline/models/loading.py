@@ -111,7 +111,7 @@ def load_tokenizer(folder: Path, vocabulary: int) -> Any:
     """
     from transformers import AutoTokenizer
 
-    if not any((folder / name).is_file() for name in _VOCABULARIES):
+    if not any((folder / name).is_file() for name in VOCABULARIES):
         raise PipelineError(
             f"{folder}: no tokenizer in this folder", "save the tokenizer beside the model"
         )
@@ -129,7 +129,7 @@ def load_tokenizer(folder: Path, vocabulary: int) -> Any:
     return tokenizer
 
 
-_VOCABULARIES = (
+VOCABULARIES = (
     "tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model",
     "tokenizer.model", "spm.model", "sentencepiece.model",
 )  # fmt: skip
