@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import string
 from pathlib import Path
 from typing import Any
@@ -114,3 +115,15 @@ def change(path: Path, **values: object) -> None:
     """Change keys of a JSON object; None deletes one."""
     table = json.loads(path.read_text()) | values
     write(path, {key: value for key, value in table.items() if value is not None})
+
+
+def without(folder: Path, copy: Path, lost: str) -> Path:
+    """A copy of a model that lacks the weights whose names begin so."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, copy)
+    weights = load_file(copy / "model.safetensors")
+    kept = {name: t for name, t in weights.items() if not name.startswith(lost)}
+    assert len(kept) < len(weights)
+    save_file(kept, copy / "model.safetensors", {"format": "pt"})
+    return copy

@@ -69,8 +69,14 @@ def locate(model: str) -> Path:
         return path
     if model and path.exists():
         raise PipelineError(f"{path}: is a file", "name the folder that holds the model")
-    if HUB_ID.fullmatch(model) and not path.parent.is_dir():
-        return _from_hub(model)
+    if HUB_ID.fullmatch(model):
+        if not path.parent.is_dir():
+            return _from_hub(model)
+        raise PipelineError(
+            f"{shown(model)}: no such model, and no id of Hugging Face as long as the folder "
+            f"{path.parent} is here",
+            "check the path; if the id is meant, work in another folder",
+        )
     raise PipelineError(
         f"{shown(model)}: no such model",
         f"name a folder or a Hugging Face id (org/name); {did_you_mean(model, list(SHIPPED))}",

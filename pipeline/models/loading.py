@@ -66,7 +66,8 @@ def load_weights(folder: Path, auto_class: str, heads: bool) -> Any:
 def from_folder(folder: Path, auto: Any, **more: Any) -> tuple[Any, list[str], list[str]]:
     """Load a model in float32: it, names of weights it lacks, names of weights it has no use for.
 
-    Only a head and a pooler may be missing; they are drawn anew.
+    Only a head and a pooler may be missing, or of another size where `more` lets them; they are
+    drawn anew.
 
     Args:
         auto: the class of transformers.
@@ -89,13 +90,16 @@ def from_folder(folder: Path, auto: Any, **more: Any) -> tuple[Any, list[str], l
             if "attention" not in str(error):
                 raise
             model, info = auto.from_pretrained(folder, attn_implementation="eager", **settings)
-    missing = sorted(info["missing_keys"])
+    # A head of another size may be asked for, whose weights then are as good as missing.
+    resized = {name for name, *_ in info["mismatched_keys"]}
+    missing = sorted({*info["missing_keys"], *resized})
     headless = not hasattr(model, model.base_model_prefix)
     for name in missing:
         inside = headless or name.startswith(f"{model.base_model_prefix}.")
         if inside and "pooler." not in name:
+            problem = "weights of another size" if name in resized else "no weights"
             raise PipelineError(
-                f"{folder}: no weights for {name}", "the model is not whole: fetch or save it again"
+                f"{folder}: {problem} for {name}", "the model is not whole: fetch or save it again"
             )
     return model, missing, sorted(info["unexpected_keys"])
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from refusal import refused
 
 from pipeline.distill.groups import (
     Row,
@@ -166,3 +167,13 @@ def test_tokens_are_those_of_the_tokenizer_and_markup_is_unknown(tiny_bert: Path
     assert len(tokens[1]) == 0
     assert tokenizer.convert_ids_to_tokens(tokens[2].tolist()) == ["moon", "[UNK]", "star"]
     assert [len(t) for t in tokens] == [3, 0, 3, 10]
+
+
+def test_a_tokenizer_without_an_unknown_token_is_refused(tiny_bert: Path):
+    """Markup in texts would have nothing to become."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+    tokenizer.unk_token = None
+    with refused("no unknown token"):
+        Tokens(tokenizer, ["apple"], 10)

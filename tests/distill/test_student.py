@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_models import without
 
 from pipeline.distill.forward import (
     Limits,
@@ -88,18 +89,6 @@ def test_a_folder_without_a_model_is_an_error(tmp_path: Path):
     """One line, no traceback of transformers."""
     with pytest.raises(PipelineError, match=r"no config\.json"):
         initial_student(tmp_path, [0], seed=0)
-
-
-def without(folder: Path, copy: Path, lost: str) -> Path:
-    """A copy of a model that lacks the weights whose names begin so."""
-    from safetensors.torch import load_file, save_file
-
-    shutil.copytree(folder, copy)
-    weights = load_file(copy / "model.safetensors")
-    kept = {name: t for name, t in weights.items() if not name.startswith(lost)}
-    assert len(kept) < len(weights)
-    save_file(kept, copy / "model.safetensors", {"format": "pt"})
-    return copy
 
 
 def test_a_base_that_lacks_a_layer_is_refused(tiny_bert: Path, tmp_path: Path):

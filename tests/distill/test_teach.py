@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from refusal import refused
-from tiny_models import make, make_twin
+from tiny_models import change, make, make_twin, without
 
 from pipeline import experiment
 from pipeline.distill.groups import TeacherRun, read_pool, with_relevant
@@ -107,6 +107,25 @@ def test_two_towers_can_become_a_cross_encoder(training_data: Path, tmp_path: Pa
     config = settings(base, training_data, tmp_path, steps=4, evaluate_every=4, dev=())
     distill(config)
     assert Reranker.load(str(tmp_path / "teacher")).score("the sun", ["read"]).shape == (1,)
+
+
+def test_a_teacher_may_get_another_head(training_data: Path, tmp_path: Path):
+    """A reranker of two logits goes on with one: its head alone is drawn anew."""
+    base = make(tmp_path / "base", labels=2)
+    config = settings(base, training_data, tmp_path, steps=4, evaluate_every=4, dev=())
+    distill(config)
+    assert Reranker.load(str(tmp_path / "teacher")).score("the sun", ["read"]).shape == (1,)
+
+
+def test_an_encoder_that_is_not_whole_is_refused(training_data: Path, tmp_path: Path):
+    """transformers would fill what is missing, or of another size, with random numbers."""
+    base = make(tmp_path / "base")
+    torn = without(base, tmp_path / "torn", "bert.encoder.layer.1.")
+    with refused("no weights for bert.encoder.layer.1.", "not whole"):
+        distill(settings(torn, training_data, tmp_path))
+    change(base / "config.json", intermediate_size=48)
+    with refused("weights of another size for bert.encoder.layer.0.", "not whole"):
+        distill(settings(base, training_data, tmp_path))
 
 
 def test_relevant_passages_that_were_not_found_join_the_candidates(training_data: Path):

@@ -44,6 +44,16 @@ def test_a_name_that_leads_nowhere_is_refused(name: str) -> None:
         locate(name)
 
 
+def test_a_folder_named_as_an_organisation_is_said_to_stand_before_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`org/name` may be a slip in a path then, and nothing is fetched over it."""
+    (tmp_path / "BAAI").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with refused("no id of Hugging Face as long as the folder BAAI is here", "in another folder"):
+        locate("BAAI/bge")
+
+
 def test_a_file_is_no_model(tmp_path: Path) -> None:
     """Who names the weights instead of their folder is told so."""
     (tmp_path / "model.safetensors").write_bytes(b"")
@@ -268,6 +278,7 @@ STRANGERS: list[tuple[str, Callable[[Path], object], str]] = [
     ("not finite", weights(not_a_number), "are not finite"),
     ("tokenizer of no JSON", write_garbage("tokenizer.json", b"{]"), "cannot be loaded"),
     ("tokenizer of nothing", write_garbage("tokenizer.json", b"{}"), "cannot be loaded"),
+    ("no SentencePiece", lambda m: (m / "tokenizer.json").rename(m / "spm.model"), "5 tokens"),
     ("tokenizer config of a list", write_garbage("tokenizer_config.json", b"[]"), "JSON object"),
     ("small vocabulary", config(vocab_size=40), ""),
     ("negative positions", config(max_position_embeddings=-1), ""),
