@@ -63,14 +63,17 @@ def main() -> None:
 
 
 def measured(work: Path, dev: str) -> dict[str, Values]:
-    """Values of every run that is there, by its label: ARM-PAIRS-SEED, or bm25, or teacher."""
+    """Values of every run that is there, by its label: ARM-PAIRS-SEED, or bm25, or teacher.
+
+    A judged topic that a run leaves out has 0.
+    """
     found: dict[str, Values] = defaultdict(dict)
     for name, measure in MEASURES.items():
         qrels = read_qrels(work / "data" / f"{dev}-{name}.qrels")
         for path in sorted((work / dev).glob(f"*.{name}.run")):
             values = evaluate_rankings(qrels, read_run(path), [measure]).per_topic
             one = found[path.name.removesuffix(f".{name}.run")]
-            one[name] = {qid: round(each[measure], 5) for qid, each in values.items()}
+            one[name] = {qid: round(values.get(qid, {measure: 0.0})[measure], 5) for qid in qrels}
     return {label: values for label, values in found.items() if len(values) == len(MEASURES)}
 
 
