@@ -46,8 +46,9 @@ def _relevance(table: Table) -> str:
     for level, names in levels.items():
         why = f", {table.why}" if level == table.level else ", as asked"
         parts.append(f"from grade {level} on in {', '.join(names)}{why}")
-    parts += [f"{', '.join(graded)} by grade"] * bool(graded)
-    return "relevant " + "; ".join(parts) if parts else "no measure asks what is relevant"
+    told = ["relevant " + "; ".join(parts)] * bool(parts)
+    told += [f"{', '.join(graded)} by grade"] * bool(graded)
+    return "; ".join(told) or "no measure asks what is relevant"
 
 
 def of_run(row: Row) -> Iterator[str]:

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from pipeline import formats
 from pipeline.errors import InputError, Interrupted, PipelineError, shown, storage_error
 from pipeline.store import digest_file, digest_json
-from pipeline.textfile import UTF8_MARK, open_stream
+from pipeline.textfile import IR_DATASETS, UTF8_MARK, open_stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-IR_DATASETS = "ir_datasets:"
 SUFFIXES = (".jsonl", ".json", ".tsv", ".trec", ".txt", ".xml", ".sgml", ".sgm")
 TREC_START = re.compile(rb"\s*<DOC>", re.IGNORECASE)
 # Names of files that lie beside a collection and are none.
@@ -166,8 +165,11 @@ def digest(path: Path | str) -> str:
     return digest_json([digest_file(file) for file in files(path)])
 
 
-def load_texts(path: Path | str, docids: Iterable[str]) -> dict[str, str]:
+def load_texts(path: Path | str, docids: Iterable[str], asked: str = "run") -> dict[str, str]:
     """Read the texts of some documents in one pass; memory is bounded by what is asked for.
+
+    Args:
+        asked: what names the documents, for the message.
 
     Raises:
         PipelineError: a document is not in the collection, or is there twice.
@@ -186,7 +188,7 @@ def load_texts(path: Path | str, docids: Iterable[str]) -> dict[str, str]:
         others = f" and {len(missing) - 1:,} others" if len(missing) > 1 else ""
         raise PipelineError(
             f"{path}: no document {shown(min(missing))}{others}",
-            "use the collection that the run was made from",
+            f"use the collection that the {asked} was made from",
         )
     return texts
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError, PipelineError, did_you_mean, shown, storage_error
+from pipeline.textfile import IR_DATASETS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -187,7 +188,7 @@ def _typed(value: object, hint: Any, name: str, path: Path) -> Any:
     elif hint is float and type(value) in (int, float) and not _too_large(value):
         return float(value)  # type: ignore[arg-type]
     elif hint is Path and isinstance(value, str) and value:
-        return path.parent / value
+        return Path(value) if value.startswith(IR_DATASETS) else path.parent / value
     elif hint in (bool, int, str) and type(value) is hint:
         return value
     else:

@@ -22,7 +22,7 @@ from pipeline.topics import Topics, read_topics
 from pipeline.trec import Ranking, ScoredDoc, check_tag, write_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     import numpy as np
     from numpy.typing import NDArray
@@ -149,7 +149,7 @@ def _rankings(
     if settings.ann:
         proposed = neighbours.Graph(found, reporter).nearest(queries, settings.hits)
     else:
-        proposed = iter(_exact(found, queries, docids, settings.hits, reporter))
+        proposed = iter(_exact(found, queries, settings.hits, reporter))
     for qid, query, rows in zip(topics, queries, proposed, strict=True):
         # Products of matrices differ in last bits with a row's place, and between machines: what
         # is written is summed up again row by row, as a reranker does, so that equal texts tie.
@@ -162,24 +162,33 @@ def _rankings(
 def _exact(
     found: PassageVectors,
     queries: NDArray[np.float32],
-    docids: Sequence[str],
     hits: int,
     reporter: Reporter,
 ) -> list[NDArray[np.int64]]:
-    """Compare every query with every passage, a block of passages at a time; rows of the best."""
+    """Compare every query with every passage, a block of passages at a time; rows of the best.
+
+    So many, and those that rounding alone keeps from them: equal texts must be found together,
+    whatever the product of matrices makes of their rows.
+    """
     import numpy as np
 
-    from pipeline.vectors import best
-
     kept = [(np.empty(0, np.float32), np.empty(0, np.int64)) for _ in queries]
+    # Two sums of `size` products of unit vectors differ by less.
+    rounding, slack = found.size * float(np.finfo(np.float32).eps), np.zeros(len(queries))
     for start in range(0, found.count, BLOCK):
         block = found[slice(start, start + BLOCK)]
         fresh = np.arange(start, start + len(block))
+        longest = float(np.sqrt(np.einsum("ij,ij->i", block, block).max(initial=0.0)))
         for place, query in enumerate(queries):
             # One query at a time: a topic's scores must not depend on the others'.
             scores, rows = kept[place]
-            scores = np.concatenate([scores, block @ query])
-            kept[place] = best(scores, np.concatenate([rows, fresh]), docids, hits)
+            scores, rows = np.concatenate([scores, block @ query]), np.concatenate([rows, fresh])
+            slack[place] = max(slack[place], rounding * longest * float(np.linalg.norm(query)))
+            if len(scores) > hits:
+                least = np.partition(scores, len(scores) - hits)[len(scores) - hits]
+                among = np.flatnonzero(scores >= least - slack[place])
+                scores, rows = scores[among], rows[among]
+            kept[place] = scores, rows
         reporter.advance(start + len(block), found.count, "passages searched")
     return [rows for _, rows in kept]
 

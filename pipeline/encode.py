@@ -9,7 +9,7 @@ from itertools import batched
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline import collection, lucene
+from pipeline import collection, lucene, mapped
 from pipeline.errors import PipelineError, shown
 from pipeline.executor import Executor, Item, Made
 from pipeline.models.reranker import load_towers, model_digest
@@ -53,8 +53,8 @@ def digest(output: Path) -> str:
     """Digest of finished vectors, or of a shard's parts of them."""
     from pipeline import vectors
 
-    whole = (output / vectors.ABOUT).is_file()
-    return vectors.digest(output) if whole else digest_folder(output)
+    whole = (output / mapped.ABOUT).is_file()
+    return vectors.digest_read(output) if whole else digest_folder(output)
 
 
 def recipe(settings: EncodeSettings) -> Recipe:
@@ -298,3 +298,7 @@ def _check(settings: EncodeSettings) -> None:
     if settings.executor is not None:
         settings.executor.check()
     collection.need_one_source(settings.index, settings.collection)
+    if settings.max_tokens is not None and settings.max_tokens < 1:
+        raise PipelineError(
+            f"--max-tokens {settings.max_tokens} is out of range", "choose a number 1 or more"
+        )

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import plots, stage
-from pipeline.collection import IR_DATASETS
 from pipeline.config import fill, only, read_experiment, text
 from pipeline.errors import InputError, shown
 from pipeline.executor import Executor
 from pipeline.plan import TRAINING, Experiment, Step
+from pipeline.textfile import IR_DATASETS
 from pipeline.trec import TAG
 
 if TYPE_CHECKING:
@@ -112,9 +112,7 @@ class _Layout:
     def _index_step(self) -> Step:
         from pipeline import index
 
-        table = only(self._table("collection"), ("path",), "collection", self._path)
-        place = text(table, "path", "collection", self._path)
-        collection = Path(place) if place.startswith(IR_DATASETS) else self._beside(place)
+        collection = self._collection()
         settings = fill(
             index.IndexSettings,
             self._tables.get("index", {}),
@@ -131,7 +129,7 @@ class _Layout:
             lambda reporter, force: index.index(replace(settings, force=force), reporter),
             index.digest,
             check=lambda: index.check(settings),
-            given=() if place.startswith(IR_DATASETS) else (collection,),
+            given=() if str(collection).startswith(IR_DATASETS) else (collection,),
         )
 
     def _retrieve_step(self, needs: tuple[str, ...]) -> Step:
@@ -271,7 +269,6 @@ class _Layout:
         from pipeline.distill import stage as training
         from pipeline.distill.settings import TeachConfig
 
-        collection = only(self._table("collection"), ("path",), "collection", self._path)
         folder = self._folder / output
         settings = fill(
             kind,
@@ -280,7 +277,8 @@ class _Layout:
             self._path,
             given={
                 "topics": self._topics.get("topics"),
-                "collection": self._beside(text(collection, "path", "collection", self._path)),
+                "field": self._topics.get("field", "title"),
+                "collection": self._collection(),
                 "output": folder,
                 "work": stage.parts_path(folder),
             },
@@ -289,12 +287,14 @@ class _Layout:
             (settings.candidates,) if isinstance(settings, TeachConfig) else settings.teacher_runs
         )
         read = {path.absolute() for path in given}
-        curve = self._folder / "loss.png"
+        both = {"teach", "distill"} <= self._tables.keys()
+        curve = self._folder / (f"{output}-loss.png" if both else "loss.png")
 
         def run(reporter: Reporter, force: bool) -> Outcome:
             outcome = training.distill(settings, reporter, force=force)
-            if outcome.computed:
-                plots.loss_curve(settings.work / "metrics.jsonl", curve)
+            metrics = settings.work / "metrics.jsonl"
+            if metrics.is_file() and (outcome.computed or not curve.exists()):
+                plots.loss_curve(metrics, curve)
             return outcome
 
         return Step(
@@ -306,6 +306,12 @@ class _Layout:
             training.digest,
             beside=(curve,),
         )
+
+    def _collection(self) -> Path:
+        """Where the collection lies, or its name in ir_datasets."""
+        table = only(self._table("collection"), ("path",), "collection", self._path)
+        place = text(table, "path", "collection", self._path)
+        return Path(place) if place.startswith(IR_DATASETS) else self._beside(place)
 
     def _rerank_tables(self) -> list[dict[str, Any]]:
         tables = self._tables.get("rerank", [])

@@ -41,6 +41,7 @@ class Load:
         towers = load_towers(self.model, self.wishes, self.limits, begun)
         found = PassageVectors(self.vectors)
         found.need_model(towers.digest, self.model)
+        found.need_length(towers.limits)
         found.need_whole()
         towers.use_vectors(found)
         return towers

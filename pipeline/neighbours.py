@@ -50,6 +50,7 @@ def need_faiss() -> None:
 
 def place(folder: Path) -> Path:
     """`my.vectors` -> `my.vectors.hnsw`, where the graph is kept."""
+    folder = folder if folder.name else folder.absolute()  # `.`
     return folder.with_name(f"{folder.name}.hnsw")
 
 

@@ -7,6 +7,7 @@ is scored, and the scores are put together (Dai and Callan 2019: MaxP, FirstP, S
 from __future__ import annotations
 
 import re
+import unicodedata
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
@@ -53,6 +54,16 @@ def windows(text: str, size: int = SIZE, stride: int = STRIDE, limit: int = LIMI
         if last == len(starts) - 1:
             break
     return cut
+
+
+def blank(text: str) -> bool:
+    """Whether a text has nothing but spaces and control characters, which no tokenizer sees."""
+    return all(unicodedata.category(character)[0] in "CZ" for character in text)
+
+
+def longer(text: str, words: int) -> bool:
+    """Whether a text has more words."""
+    return next(islice(_WORD.finditer(text), words, None), None) is not None
 
 
 def aggregate(

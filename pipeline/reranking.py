@@ -319,6 +319,7 @@ class Work:
             "queries_cut": facts.queries_cut,
             "passages_cut": facts.passages_cut,
             "empty_passages": facts.empty_passages,
+            **({"documents_cut": facts.documents_cut} if facts.documents_cut else {}),
             "without_candidates": without,
         } | (
             {"shard": shard.facts(candidates.total, candidates.places, missing.values())}

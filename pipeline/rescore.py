@@ -82,7 +82,14 @@ class Task(NamedTuple):
         """Number of passages without anything in them."""
         if self.tokens is not None:
             return int((self.tokens.lengths == 0).sum())
-        return sum(not text.strip() for text in self._read)
+        return sum(map(passages.blank, self._read))
+
+    def unread(self, how: How) -> int:
+        """Number of documents that go on behind their last window."""
+        if how.aggregation in ("none", "firstp"):
+            return 0
+        reach = how.window + (how.windows - 1) * how.stride
+        return sum(passages.longer(text, reach) for text in self.texts)
 
 
 class Rescored(NamedTuple):
@@ -101,6 +108,7 @@ class Facts:
     queries_cut: int = 0
     passages_cut: int = 0
     empty_passages: int = 0
+    documents_cut: int = 0  # behind the last of their windows
     lowered_budgets: dict[str, int] = field(default_factory=dict)  # qid -> token budget
 
     def add(self, other: Self) -> None:
@@ -108,6 +116,7 @@ class Facts:
         self.queries_cut += other.queries_cut
         self.passages_cut += other.passages_cut
         self.empty_passages += other.empty_passages
+        self.documents_cut += other.documents_cut
         self.lowered_budgets |= other.lowered_budgets
 
     def record(self) -> dict[str, Any]:
@@ -120,6 +129,7 @@ class Facts:
             (self.queries_cut, "queries were longer than the model takes, and cut"),
             (self.passages_cut, "passages were longer than the model takes, and cut"),
             (self.empty_passages, "passages are empty, and were scored as such"),
+            (self.documents_cut, "documents go on behind their last window (--max-windows)"),
         )
         return [f"{number:,} {text}" for number, text in sentences if number]
 
@@ -277,12 +287,12 @@ def _printed(task: Task, result: Scored, windows: Sequence[int], how: How) -> Re
     below = float(scores[order[-1]]) - TAIL_STEP * np.arange(1, len(task.tail) + 1)
     scores = np.concatenate([scores[order], below.astype(np.float32)])
     lines = scored_lines(task.qid, docids, scores, how.tag)
-    return Rescored(lines, _facts(task, result), result.tokens, result.padding)
+    return Rescored(lines, _facts(task, result, how), result.tokens, result.padding)
 
 
-def _facts(task: Task, result: Scored) -> Facts:
+def _facts(task: Task, result: Scored, how: How) -> Facts:
     facts = Facts(int(result.query_cut), result.passages_cut)
-    facts.empty_passages = task.empty
+    facts.empty_passages, facts.documents_cut = task.empty, task.unread(how)
     if result.lowered_budget is not None:
         facts.lowered_budgets[task.qid] = result.lowered_budget
     return facts

@@ -92,6 +92,7 @@ class Outcome:
 
 def sidecar_path(output: Path) -> Path:
     """`bm25.run` -> `bm25.run.json`."""
+    output = output if output.name else output.absolute()  # `.` may be read
     return output.with_name(output.name + ".json")
 
 
@@ -320,9 +321,10 @@ def producing(
 
     Raises:
         BusyError: another process works on this output.
-        PipelineError: an output that is not ours lies there and `force` is off; or a folder lies
-            where a file is to be written.
+        PipelineError: what lies there is not ours and `force` is off, or a folder; or no name.
     """
+    if not output.name:
+        raise PipelineError(f"{output}: nothing can lie beside it", "name the output")
     if digest is digest_file and os.path.isdir(output):  # noqa: PTH112 - raises nothing
         raise PipelineError(f"{output}: is a folder", "name a file for the output")
     with locked(output):
@@ -330,8 +332,7 @@ def producing(
         job = Job(output, recipe_of, digest, reporter)
         now = status(output, job.recipe, digest)
         if now.foreign and not force:
-            beside = sidecar_path(output)
-            in_the_way = beside if os.path.lexists(beside) else output
+            in_the_way = beside if os.path.lexists(beside := sidecar_path(output)) else output
             raise PipelineError(
                 f"{in_the_way}: exists already and was not written by this program",
                 "choose another output, or add --force to replace it",

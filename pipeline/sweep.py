@@ -103,7 +103,7 @@ def sweep(
     resumable, fresh the next time. Model and depth of `settings` are not looked at.
 
     Raises:
-        PipelineError: as `rerank` and `evaluate_runs`; or the time of a run is not known.
+        PipelineError: as `rerank` and `evaluate_runs`.
     """
     if not models or not depths or min(depths) < 1:
         raise PipelineError("nothing to sweep", "name models, and depths from 1 on")
@@ -125,9 +125,9 @@ def sweep(
         rerank(one, reporter)
         whole = _milliseconds(output)
         if whole is None:
-            raise PipelineError(
-                f"{output}: how long it took is not known, since every part was there already",
-                "add --force to score it again",
+            notes.append(
+                f"how long {name} took is not known, since every part was there already (--force "
+                "scores all again)"
             )
         every = [0, *depths] if not place else depths
         found = values_at(ground.judged, settings.run, output, ground.measures, every)
@@ -138,7 +138,9 @@ def sweep(
             )
         for depth in every:
             share = found.pairs[depth] / max(found.pairs[depths[-1]], 1)
-            ms = first_ms if not depth else (first_ms or 0.0) + share * whole
+            ms = first_ms
+            if depth:
+                ms = None if whole is None else (first_ms or 0.0) + share * whole
             points.append(_point(name if depth else FIRST, depth, ms, found.values[depth]))
         reporter.advance(place + 1, len(models), "models")
     return Sweep(
@@ -153,10 +155,15 @@ def sweep(
 def run_names(models: Sequence[str]) -> list[str]:
     """Name runs by their models: the last part of a path, told apart where two are alike."""
     names = [re.sub(r"[^A-Za-z0-9.@_-]+", "-", Path(model).name) or "model" for model in models]
-    return [
-        name if names.count(name) == 1 else f"{name}-{names[: place + 1].count(name)}"
-        for place, name in enumerate(names)
-    ]
+    found: list[str] = []
+    for place, name in enumerate(names):
+        number = names[: place + 1].count(name)
+        one = name if names.count(name) == 1 else f"{name}-{number}"
+        while one in found or (one != name and one in names):
+            number += 1
+            one = f"{name}-{number}"
+        found.append(one)
+    return found
 
 
 def _milliseconds(run: Path) -> float | None:
@@ -187,15 +194,19 @@ def _point(model: str, depth: int, ms: float | None, values: dict[str, dict[str,
 def _marked(points: Sequence[Point], measures: Sequence[str]) -> list[Point]:
     """Say by which measures a point is beaten by none.
 
-    A first stage whose time is not known takes none: it is left out of the other points as well.
+    A first stage whose time is not known takes none: it is left out of the other points as well. A
+    model whose time is not known beats nobody, and is marked nowhere.
     """
+    timed = [point for point in points if point.ms is not None or not point.depth]
 
     def beaten(point: Point, name: str) -> bool:
         mine = (point.ms or 0.0, -point.means[name])
-        others = [(other.ms or 0.0, -other.means[name]) for other in points]
+        others = [(other.ms or 0.0, -other.means[name]) for other in timed]
         return any(all(a <= b for a, b in zip(o, mine, strict=True)) and o != mine for o in others)
 
     return [
-        point._replace(best=frozenset(name for name in measures if not beaten(point, name)))
+        point._replace(
+            best=frozenset(name for name in measures if point in timed and not beaten(point, name))
+        )
         for point in points
     ]

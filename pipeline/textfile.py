@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 STREAM = "-"
+IR_DATASETS = "ir_datasets:"  # before the name of a data set, where a collection may be named
 BLOCK = 1 << 20
 MAX_LINE = 1 << 20  # bytes; no line of a run, qrels or topic file comes near
 MAX_EMPTY = 1000  # lines without text before the first one with some

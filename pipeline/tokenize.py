@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from itertools import batched
 from typing import TYPE_CHECKING
 
-from pipeline import collection, lucene
+from pipeline import collection, lucene, mapped
 from pipeline.errors import PipelineError, shown
 from pipeline.models.folder import locate
 from pipeline.report import SILENT, Reporter
 from pipeline.stage import Outcome, Recipe, need_apart, producing
-from pipeline.store import atomic_folder, digest_file
+from pipeline.store import atomic_folder
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -40,10 +40,10 @@ class TokenizeSettings:
 
 
 def digest(output: Path) -> str:
-    """Digest of finished tokens, as their `about.json` names it."""
-    from pipeline.tokens import ABOUT
+    """Digest of finished tokens: of their `about.json`, which names that of the others."""
+    from pipeline.tokens import FILES
 
-    return digest_file(output / ABOUT)
+    return mapped.digest_read(output, FILES)
 
 
 def source(index: Path | None, path: Path | None) -> str:
@@ -106,7 +106,7 @@ def _parts(
             docids, texts = zip(*some, strict=True)
             key = _key(job, docids, texts)
             found, facts = job.parts.find(key), job.parts.note(key[:32])
-            if found is None or facts is None:
+            if found is None or facts is None or not {"tokens", "cut"} <= facts.keys():
                 made = vocabulary.tokens(texts, settings.max_tokens)
                 lengths = list(map(len, made))
                 facts = {

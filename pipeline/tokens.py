@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pipeline.errors import InputError, PipelineError, shown, storage_error
+from pipeline.mapped import ABOUT
 from pipeline.store import (
     TEXT_DIGEST,
     atomic_file,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SCHEMA = 2
-ABOUT = "about.json"
 FILES = ("tokens.bin", "starts.bin", "docids.bin", "texts.bin")
 AGAIN = "make them again: pipeline tokenize"
 WORD = 1 << 16  # vocabularies up to this size fit 16 bits
@@ -211,6 +211,8 @@ class PassageTokens:
             if found != size:
                 raise InputError(path, None, f"{found:,} bytes instead of {size:,}", AGAIN)
             return np.memmap(path, numbers, "r", 0, (count,)) if count else np.empty(0, numbers)
+        except FileNotFoundError as error:
+            raise InputError(path, None, "is missing", AGAIN) from error
         except OSError as error:
             raise storage_error(path, error) from error
 

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline import mapped
 from pipeline.errors import InputError, PipelineError, shown, storage_error
+from pipeline.mapped import ABOUT
 from pipeline.rows import KEY, ByDocid, ByKey
 from pipeline.store import atomic_file, digest_file, digest_together, write_json
 from pipeline.textfile import read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 SCHEMA = 1
 DTYPES: dict[str, type[np.generic]] = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}
 FILES = ("docids.txt", "keys.bin", "vectors.bin", "scales.bin")
-ABOUT = "about.json"
 AGAIN = "encode again"
 
 
@@ -82,6 +83,11 @@ def digest(folder: Path) -> str:
     return digest_file(folder / ABOUT)
 
 
+def digest_read(folder: Path) -> str:
+    """The same after all files were read; another one if they are not what was written."""
+    return mapped.digest_read(folder, FILES)
+
+
 class PassageVectors:
     """The vectors of one folder.
 
@@ -104,6 +110,8 @@ class PassageVectors:
             raise InputError(folder / ABOUT, None, "not of this version", AGAIN)
         self.model, self.content = about.get("model"), str(about.get("content"))
         self.texts = about.get("texts")  # digest of the index or collection they were made of
+        limits = about.get("limits")
+        self._limits: dict[str, Any] = limits if isinstance(limits, dict) else {}
         try:
             self.dtype = str(about["dtype"])
             self.size, self.count = int(about["size"]), int(about["count"])
@@ -115,6 +123,8 @@ class PassageVectors:
                             ("keys.bin", KEY)):  # fmt: skip
             try:
                 found = (folder / name).stat().st_size
+            except FileNotFoundError as error:
+                raise InputError(folder / name, None, "is missing", AGAIN) from error
             except OSError as error:
                 raise storage_error(folder / name, error) from error
             if found != width * self.count:
@@ -147,6 +157,23 @@ class PassageVectors:
             raise PipelineError(
                 f"{self.folder}: was not encoded by {shown(model)} as it is now",
                 "encode the passages again, with this model",
+            )
+
+    def need_length(self, limits: Mapping[str, int]) -> None:
+        """Refuse vectors of passages that were cut elsewhere than a model cuts them.
+
+        Args:
+            limits: of the model, as it was loaded.
+
+        Raises:
+            PipelineError: they were encoded with another `--max-tokens`.
+        """
+        kept, wanted = (each.get("max_tokens") for each in (self._limits, limits))
+        if kept != wanted:
+            raise PipelineError(
+                f"{self.folder}: was encoded from {kept} tokens of a passage, and the model reads "
+                f"{wanted}",
+                f"use --max-tokens {kept} here, or {AGAIN} with --max-tokens {wanted}",
             )
 
     def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.float32]:

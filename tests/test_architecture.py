@@ -42,6 +42,7 @@ LAYERS = [
         "venues",
     },
     {"store", "config", "pace", "formats"},
+    {"mapped"},
     {"trec", "topics", "collection", "parts", "vectors", "tokens"},
     {"shards", "executor"},
     {"treceval", "candidates", "ties", "testsets", "tira", "judged"},

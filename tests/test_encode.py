@@ -229,6 +229,19 @@ def test_a_graph_that_cannot_be_had_is_refused_in_words(
     assert dense.retrieve(searched(model, corpus, ann=True, hits=2)).computed
 
 
+def test_vectors_may_lie_where_one_stands(
+    model: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`.` can be read; but nothing can be put beside it, and that is said."""
+    encode.encode(made(model, corpus))
+    folder = corpus.parent
+    monkeypatch.chdir(folder / "vectors")
+    settings = DenseSettings(Path(), folder / "topics.tsv", str(model), folder / "x.run", **CPU)
+    assert dense.retrieve(replace(settings, ann=True)).computed
+    with refused(".: nothing can lie beside it", "name"):
+        encode.encode(made(model, corpus, output=Path()))
+
+
 def test_ann_is_for_vectors(corpus: Path) -> None:
     """With an index it is refused, not ignored."""
     words = ("retrieve", "--topics", "topics.tsv", "-o", "x.run", "--index", "i", "--ann")
@@ -291,6 +304,42 @@ def test_rerank_takes_vectors_that_are_there(
     assert all(encoded)
     assert (folder / "a.run").read_bytes() == (folder / "b.run").read_bytes()
     assert outcome.details["ms_per_1000"] > 0
+
+
+def test_vectors_of_shorter_passages_are_refused(model: Path, corpus: Path, tiny: Path) -> None:
+    """What a passage is cut at decides its score, whichever way its vector came about."""
+    encode.encode(made(model, corpus, max_tokens=5))
+    folder = corpus.parent
+    settings = RerankSettings(
+        run=tiny / "bm25.run", topics=tiny / "topics.tsv", model=str(model), collection=corpus,
+        output=folder / "a.run", vectors=folder / "vectors", **CPU,
+    )  # fmt: skip
+    with refused("was encoded from 5 tokens of a passage, and the model reads", "--max-tokens 5"):
+        rerank(settings)
+    assert rerank(replace(settings, max_tokens=5)).computed
+    with refused("--max-tokens 0 is out of range"):
+        encode.encode(made(model, corpus, max_tokens=0))
+
+
+def test_equal_texts_are_found_in_the_order_of_their_ids(
+    model: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounding in a product of matrices decides nothing: a short run begins a longer one."""
+    texts = "".join(f'{{"id": "d{n:04}", "contents": "the same words"}}\n' for n in range(203))
+    corpus.write_text(texts)
+    encode.encode(made(model, corpus))
+    folder = corpus.parent
+    monkeypatch.setattr(dense, "BLOCK", 50)
+
+    for hits in (1, 5, 60):
+        output = folder / f"{hits}.run"
+        dense.retrieve(
+            DenseSettings(
+                folder / "vectors", folder / "topics.tsv", str(model), output, hits=hits, **CPU
+            )
+        )
+        for ranking in read_run(output):
+            assert [doc.docid for doc in ranking.docs] == [f"d{n:04}" for n in range(hits)]
 
 
 def test_docids_say_which_vector_where_the_texts_are_the_same(
@@ -386,7 +435,12 @@ def test_damaged_and_missing_vectors_are_named(model: Path, corpus: Path) -> Non
     path.write_bytes(data[:-2] + bytes(2))
     with refused(f"{path.parent}: damaged or edited", "encode again"):
         dense.retrieve(settings)
-    path.write_bytes(data)
+    assert encode.encode(made(model, corpus)).reasons == ("output edited",)
+    assert path.read_bytes() == data
+    (path.parent / "keys.bin").unlink()
+    with refused("keys.bin: is missing", "encode again"):
+        dense.retrieve(settings)
+    assert encode.encode(made(model, corpus)).computed
     for wrong in ("{", '{"schema": 1}', about.read_text().replace('"fp32"', '"fp31"')):
         about.write_text(wrong)
         with refused("about.json", "encode again"):

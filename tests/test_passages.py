@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.passages import Aggregation, aggregate, windows
+from pipeline.passages import Aggregation, aggregate, blank, longer, windows
 
 
 def words(count: int) -> str:
@@ -38,6 +38,22 @@ def test_default_windows_are_those_of_the_field() -> None:
 
     assert [len(w.split()) for w in cut] == [150, 150, 150]
     assert [w.split()[0] for w in cut] == ["w0", "w75", "w150"]
+
+
+@pytest.mark.parametrize(
+    ("text", "nothing"),
+    [("", True), (" \n\t", True), ("\u200b\x01", True), ("a", False), ("\u200b.", False)],
+)
+def test_what_no_tokenizer_sees_is_blank(text: str, nothing: bool) -> None:
+    """Spaces and control characters, whatever they are called."""
+    assert blank(text) is nothing
+
+
+def test_longer_counts_words() -> None:
+    """More than so many, however they are set apart."""
+    assert not longer(" a  b\nc ", 3)
+    assert longer(" a  b\nc ", 2)
+    assert not longer("", 0)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3])

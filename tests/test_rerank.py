@@ -191,6 +191,23 @@ def test_windows_find_what_stands_at_the_end(chosen: RerankSettings, tmp_path: P
     assert ranked(replace(chosen, aggregation="maxp", windows=2))["1"] == ["short", "long"]
 
 
+def test_documents_longer_than_their_windows_are_told(
+    chosen: RerankSettings, tmp_path: Path
+) -> None:
+    """What stands behind the last window is not read, and that may cost a rank."""
+    chosen = replace(
+        chosen,
+        collection=file_of(tmp_path, f"long\t{'word ' * 41}\nfits\t{'word ' * 40}\n", "c.tsv"),
+        run=file_of(tmp_path, "1 Q0 fits 1 2 t\n1 Q0 long 2 1 t\n", "c.run"),
+        topics=file_of(tmp_path, "1\tword\n", "t.tsv"),
+        aggregation="maxp", window=20, stride=10, windows=3,
+    )  # fmt: skip
+    heard = Heard()
+    assert rerank(chosen, heard).counts["documents_cut"] == 1
+    assert "1 documents go on behind their last window (--max-windows)" in heard.notices
+    assert "documents_cut" not in rerank(replace(chosen, windows=4, force=True)).counts
+
+
 # ---------------------------------------------------------------- before the work
 
 

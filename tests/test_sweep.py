@@ -104,6 +104,7 @@ def test_what_nobody_beats() -> None:
 def test_names_of_runs() -> None:
     """By the model, letters that a file name takes, and no two alike."""
     assert run_names(["small", "a/b c", "x/small"]) == ["small-1", "b-c", "small-2"]
+    assert run_names(["a/m", "b/m", "m-1"]) == ["m-2", "m-3", "m-1"]
 
 
 @pytest.mark.parametrize(
@@ -125,8 +126,15 @@ def test_a_time_that_nobody_measured(settings: RerankSettings) -> None:
     qrels = qrels_of(settings)
     sweep(qrels, settings, ["overlap"], [1])
     (settings.output / "overlap.run").unlink()
-    with pytest.raises(PipelineError, match="how long it took"):
-        sweep(qrels, settings, ["overlap"], [1])
+
+    found = sweep(qrels, settings, ["overlap"], [1])
+
+    first, model = found.points
+    assert (model.model, model.ms, model.best) == ("overlap", None, frozenset())
+    assert first.best
+    assert found.cells()[2][2] == "-"
+    assert any("how long overlap took is not known" in note for note in found.notes)
+    assert draw_sweep(found, settings.output, "svg")
 
 
 def test_judgements_of_other_topics_are_refused_before_anything_is_scored(

@@ -327,6 +327,9 @@ def test_tokens_that_were_edited_are_refused(chosen: RerankSettings, name: str) 
     with refused(f"{tokens}: damaged or edited", "tokenize", InputError):
         rerank(replace(chosen, tokens=tokens))
     assert not chosen.output.exists()
+    again = tokenize.tokenize(TokenizeSettings(chosen.model, tokens, None, chosen.collection))
+    assert again.reasons == ("output edited",)
+    assert rerank(replace(chosen, tokens=tokens)).computed
 
 
 def test_unreadable_tokens_are_named(shared_path: Path) -> None:

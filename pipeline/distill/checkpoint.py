@@ -17,6 +17,7 @@ from pipeline.report import SILENT, Reporter
 from pipeline.textfile import read_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from torch import Tensor
@@ -46,32 +47,41 @@ def save(
 
 
 def load(
-    folder: Path, recipe: dict[str, Any], model: Any, optimiser: Any, reporter: Reporter = SILENT
+    folder: Path,
+    recipe: dict[str, Any],
+    model: Any,
+    optimiser: Any,
+    reporter: Reporter = SILENT,
+    usable: Callable[[dict[str, Any]], bool] = bool,
 ) -> dict[str, Any] | None:
     """Put the newest checkpoint into model and optimiser and return its state; None without any.
 
     One that is torn or was edited is named and deleted: what it held is computed again from the one
     before.
 
+    Args:
+        usable: whether a checkpoint's state can be gone on from; asked of those of this recipe.
+
     Raises:
         PipelineError: it belongs to another recipe (the message names what differs).
     """
     from safetensors.torch import load_file
 
-    state = newest = None
     for newest in reversed(_steps(folder)):
         state = _whole(newest)
         if state is not None:
-            break
+            if differences := different(state.pop("recipe"), recipe):
+                raise PipelineError(
+                    f"{newest}: is the checkpoint of another training: "
+                    f"{'; '.join(differences[:3])}",
+                    "put the settings back to go on with it, or add --force to start anew",
+                )
+            if usable(state):
+                break
         reporter.notice(f"{newest}: a damaged checkpoint; going on from the one before")
         store.remove(newest)
-    if state is None or newest is None:
+    else:
         return None
-    if differences := different(state.pop("recipe"), recipe):
-        raise PipelineError(
-            f"{newest}: is the checkpoint of another training: {'; '.join(differences[:3])}",
-            "put the settings back to go on with it, or add --force to start anew",
-        )
     model.load_state_dict(load_file(newest / WEIGHTS), strict=True)
     moments = load_file(newest / OPTIMISER)
     for name, parameter in model.named_parameters():

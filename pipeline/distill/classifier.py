@@ -75,7 +75,12 @@ class Classifier:
         # As with students, what is trained is what ranks: dropout stays off, and the head computes
         # in float32 whatever the encoder's precision.
         self.module.eval().to(device)
-        head: Any = self.module.classifier
+        head: Any = getattr(self.module, "classifier", None)
+        if head is None:
+            raise PipelineError(
+                f"{config.base}: the head of a {settings.model_type} is none that is taught here",
+                "choose an encoder such as BERT, ELECTRA, RoBERTa, DeBERTa or ModernBERT",
+            )
         head.forward = partial(_in_float32, head.forward)
         self._segmented = ours.segmented and takes_segments(self.module)
         self._shape = forward.Shape(template.before, template.between, template.after, ours.pad)

@@ -62,13 +62,19 @@ def read_data(config: DistillConfig | TeachConfig, tokens: Tokenise) -> Data:
         and (positives.get(qid) or not isinstance(config, TeachConfig))
     ]
     if len(qids) < config.topics_per_step:
+        if isinstance(config, TeachConfig) and not any(positives.values()):
+            raise PipelineError(
+                f"{config.qrels}: no topic of {run} has a relevant passage here",
+                "check that both are of the same topics",
+            )
         raise PipelineError(
             f"{run}: {len(qids)} topics have {config.group_size} candidates "
             f"or more, fewer than topics_per_step = {config.topics_per_step}",
             "retrieve more candidates, or use smaller groups or steps",
         )
     queries = tokens((topics[qid] for qid in qids), config.max_query_tokens)
-    texts = load_texts(config.collection, pool.docids)
+    asked = "run, or the qrels," if isinstance(config, TeachConfig) else "run"
+    texts = load_texts(config.collection, pool.docids, asked)
     passages = tokens((texts[docid] for docid in pool.docids), config.max_tokens)
     return Data(pool, positives, qids, dict(zip(qids, queries, strict=True)), passages)
 

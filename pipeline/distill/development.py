@@ -50,14 +50,13 @@ class Development:
                 scores = score([query] * len(passages), passages)
                 docs = map(ScoredDoc, (d.docid for d in ranking.docs), scores.tolist())
                 rankings.append(ordered(ranking.qid, docs))
-            result[one.name] = evaluate_rankings(one.qrels, rankings, [one.measure]).mean[
-                one.measure
-            ]
+            (mean,) = evaluate_rankings(one.qrels, rankings, [one.measure]).mean.values()
+            result[one.name] = mean
         return result
 
 
 def _load(one: DevSet, tokens: Tokenise, limits: Limits) -> _Loaded:
-    qrels, topics = read_qrels(one.qrels), read_topics(one.topics)
+    qrels, topics = read_qrels(one.qrels), read_topics(one.topics, one.field)
     rankings = [
         Ranking(ranking.qid, ranking.docs[: one.depth])
         for ranking in read_run(one.run)

@@ -8,7 +8,7 @@ import torch
 
 from pipeline.distill.forward import inside
 from pipeline.distill.layers import Comparison, Projections
-from pipeline.distill.student import load_base
+from pipeline.distill.student import load_base, need_positions
 from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 class Imitation:
     """The losses of `[distill.intermediate]`.
 
+    Args:
+        tokens: of the longest sequence that both will read.
+
     Attributes:
         projections: to be trained with the student, and left out of its folder.
 
@@ -32,9 +35,11 @@ class Imitation:
     """
 
     def __init__(
-        self, student: Any, tokenizer: Any, settings: Intermediate, device: torch.device
-    ) -> None:
+        self, student: Any, tokenizer: Any, settings: Intermediate, tokens: int,
+        device: torch.device,
+    ) -> None:  # fmt: skip
         config, encoder, _, own = load_base(settings.teacher)
+        need_positions(settings.teacher, config, tokens)
         if own.get_vocab() != tokenizer.get_vocab():
             raise PipelineError(
                 f"{settings.teacher}: has another vocabulary than the student",

@@ -2,7 +2,7 @@
 
 `student` holds raw logits, `teacher` scores on a logit scale, `labels` 1 for a known relevant
 passage and 0 for anything else. Each returns a scalar, the mean over topics: over those that it can
-use (`usable`), and RankNet over all pairs. `LOSSES` names them for experiment files.
+use (`usable`). `LOSSES` names them for experiment files.
 """
 
 from __future__ import annotations
@@ -72,13 +72,16 @@ def lce(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
 
 
 def ranknet(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    """RankNet over all pairs the teacher orders (Burges et al. 2005; as in 2405.07920)."""
+    """RankNet over all pairs the teacher orders (Burges et al. 2005; as in 2405.07920).
+
+    Topics whose scores are all equal count nothing.
+    """
     del labels
     ordered = teacher.unsqueeze(2) > teacher.unsqueeze(1)
     if not ordered.any():
         return student.sum() * 0.0
     margins = student.unsqueeze(2) - student.unsqueeze(1)
-    return F.softplus(-margins)[ordered].mean()
+    return _over_pairs(F.softplus(-margins), ordered)
 
 
 def adr_mse(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
@@ -128,12 +131,23 @@ def hinge(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     if not pairs.any():
         return student.sum() * 0.0
     margins = student.unsqueeze(2) - student.unsqueeze(1)
-    each = (1.0 - margins).clamp(min=0.0).masked_fill(~pairs, 0.0).sum(dim=(1, 2))
-    return (each / pairs.sum(dim=(1, 2)).clamp(min=1)).sum() / pairs.any(dim=(1, 2)).sum()
+    return _over_pairs((1.0 - margins).clamp(min=0.0), pairs)
 
 
-def usable(name: str, labels: Tensor) -> int:
-    """How many topics a loss is the mean of: losses by labels need known relevant passages."""
+def _over_pairs(each: Tensor, pairs: Tensor) -> Tensor:
+    """Mean over the pairs of each topic, (topics, group, group), then over topics that have any."""
+    sums = each.masked_fill(~pairs, 0.0).sum(dim=(1, 2))
+    means: Tensor = sums / pairs.sum(dim=(1, 2)).clamp(min=1)
+    return means.sum() / pairs.any(dim=2).any(dim=1).sum()
+
+
+def usable(name: str, teacher: Tensor, labels: Tensor) -> int:
+    """How many topics a loss is the mean of.
+
+    Losses by labels need known relevant passages, RankNet scores that differ.
+    """
+    if name == "ranknet":
+        return int((teacher.amax(dim=1) > teacher.amin(dim=1)).sum())
     if name not in NEED_LABELS:
         return len(labels)
     relevant = labels > 0
@@ -161,19 +175,20 @@ def total(
     labels: Tensor,
     own: Mapping[str, Tensor] | None = None,
     own_weights: Mapping[str, float] | None = None,
-    step: Tensor | None = None,
+    step: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
     """Weighted sum of the named losses, and each term by its own for the log.
 
     Args:
         own, own_weights: further losses, computed already.
-        step: labels of all topics of a step, of which these are a slice. A topic then counts as
-            much as in the mean over the step, however many of its slice a loss can use.
+        step: teacher and labels of all topics of a step, of which these are a slice. A topic then
+            counts as much as in the mean over the step, however many of its slice a loss can use.
     """
-    whole = labels if step is None else step
+    whole = (teacher, labels) if step is None else step
+    of_topics = len(whole[1]) / len(labels)
     terms = {}
     for name in weights:
-        share = usable(name, labels) / max(usable(name, whole), 1) * len(whole) / len(labels)
+        share = usable(name, teacher, labels) / max(usable(name, *whole), 1) * of_topics
         terms[name] = LOSSES[name](student, teacher, labels) * share
     return weighted(terms | dict(own or {}), {**weights, **(own_weights or {})})
 

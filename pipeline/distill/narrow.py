@@ -25,7 +25,7 @@ from pipeline.distill import forward
 from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from torch import Tensor
 
@@ -72,8 +72,8 @@ def narrowed(wide: Any, layers: Sequence[int], size: Size, batches: Sequence[Bat
     config.num_hidden_layers, config.hidden_size = size.layers, size.hidden
     config.num_attention_heads, config.intermediate_size = size.heads, size.intermediate
     student = BertForSequenceClassification(config).eval()
-    found = _places(wide, batches)
     stream = ["0", *(f"{layer + 1}{part}" for layer in layers for part in ("attended", ""))]
+    found = _places(wide, batches, {*stream, "pooled", "scores"})
     centre = torch.stack([found[place].mean(dim=0) for place in stream]).mean(dim=0)
     axes = _principal([found[place] - centre for place in stream], size.hidden)
     cut = _Cut(wide, student, found, centre, axes, batches)
@@ -112,7 +112,7 @@ class _Cut:
     def attention(self, own: int, layer: int) -> None:
         """Keep the heads whose output varies most along the axes."""
         source, target = self._layers(own, layer)
-        context, output = self._found[f"{layer + 1}context"], source.attention.output.dense
+        context, output = self._given(f"{layer + 1}context"), source.attention.output.dense
         heads, width = source.attention.self.num_attention_heads, self._student.config.hidden_size
         width //= self._student.config.num_attention_heads
         varies = (context - context.mean(dim=0)).view(-1, heads, width)
@@ -132,7 +132,7 @@ class _Cut:
     def inner(self, own: int, layer: int) -> None:
         """Keep the inner neurons whose output varies most along the axes."""
         source, target = self._layers(own, layer)
-        inner = self._found[f"{layer + 1}inner"]
+        inner = self._given(f"{layer + 1}inner")
         each = inner.var(dim=0) * (self._axes.T @ source.output.dense.weight).square().sum(dim=0)
         rows = _most(each, self._student.config.intermediate_size)
         self._reads(target.intermediate.dense, source.intermediate.dense, rows)
@@ -144,12 +144,17 @@ class _Cut:
         weight = self._wide.classifier.weight[0]
         rows = _most(self._found["pooled"].var(dim=0) * weight.square(), len(self._axes.T))
         self._reads(self._student.bert.pooler.dense, self._wide.bert.pooler.dense, rows)
-        pooled, scores = _places(self._student, self._batches)["pooled"], self._found["scores"]
+        pooled = _places(self._student, self._batches, {"pooled"})["pooled"]
+        scores = self._found["scores"]
         varies = pooled - pooled.mean(dim=0)
         normal = varies.T @ varies + RIDGE * torch.eye(len(rows))
         fitted = torch.linalg.solve(normal, varies.T @ (scores - scores.mean()))
         self._student.classifier.weight.copy_(fitted[None])
         self._student.classifier.bias.copy_(scores.mean() - pooled.mean(dim=0) @ fitted)
+
+    def _given(self, place: str) -> Tensor:
+        """What the wide ranker has at a place that is looked at once, and too wide to be kept."""
+        return _places(self._wide, self._batches, {place})[place]
 
     def _layers(self, own: int, layer: int) -> tuple[Any, Any]:
         return self._wide.bert.encoder.layer[layer], self._student.bert.encoder.layer[own]
@@ -170,7 +175,7 @@ class _Cut:
     def _fit(self, norm: Any, own: str, place: str) -> None:
         """Fit gains and biases of a LayerNorm, whose input is the student's at `own`."""
         target = (self._found[place] - self._centre) @ self._axes
-        given = _places(self._student, self._batches)[own]
+        given = _places(self._student, self._batches, {own})[own]
         normal = torch.nn.functional.layer_norm(given, given.shape[1:], eps=norm.eps)
         varies = normal - normal.mean(dim=0)
         gains = (varies * target).mean(dim=0) / varies.square().mean(dim=0)
@@ -194,8 +199,8 @@ def _most(values: Tensor, count: int) -> Tensor:
     return kept
 
 
-def _places(ranker: Any, batches: Sequence[Batch]) -> Places:
-    """Run a ranker and keep what it has at every place, of tokens, and of pairs at the head.
+def _places(ranker: Any, batches: Sequence[Batch], wanted: Collection[str]) -> Places:
+    """Run a ranker and keep what it has at some places, of tokens, and of pairs at the head.
 
     "0sum" and "0" are before and behind the LayerNorm of embeddings; of layer m, from 1, there are
     "mcontext", "mattended sum", "mattended", "minner", "msum" and "m".
@@ -204,8 +209,10 @@ def _places(ranker: Any, batches: Sequence[Batch]) -> Places:
     for batch in batches:
         real = batch.mask.bool()
         for place, states in forward.places(ranker.bert, batch):
-            found.setdefault(place, []).append(states[real])
+            if place in wanted:
+                found.setdefault(place, []).append(states[real])
         pooled = ranker.bert.pooler(states)
-        found.setdefault("pooled", []).append(pooled)
-        found.setdefault("scores", []).append(ranker.classifier(pooled)[:, 0])
-    return {place: torch.cat(parts) for place, parts in found.items()}
+        for place, states in (("pooled", pooled), ("scores", ranker.classifier(pooled)[:, 0])):
+            if place in wanted:
+                found.setdefault(place, []).append(states)
+    return {place: torch.cat(found.pop(place)) for place in list(found)}

@@ -102,7 +102,10 @@ class Ranking:
         scores = flat.view(len(part), self.pairs)
         teacher = torch.from_numpy(np.stack([g.scores for g in part])).to(self._device)
         labels = torch.from_numpy(np.stack([g.labels for g in part])).to(self._device)
-        of_step = torch.from_numpy(np.stack([g.labels for g in step]))
+        of_step = (
+            torch.from_numpy(np.stack([g.scores for g in step])),
+            torch.from_numpy(np.stack([g.labels for g in step])),
+        )
         return losses.total(
             self._config.losses, scores, teacher * self._scale, labels, own, self._own_weights,
             of_step,

@@ -16,6 +16,7 @@ from pipeline.distill.student import (
     need_positions,
     save_student,
 )
+from pipeline.models.loading import longest_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -95,7 +96,9 @@ class Student:
         self.student.bert.embeddings.word_embeddings.requires_grad_(config.train_embeddings)
         self.module = self.student
         if config.intermediate:
-            self.imitation = Imitation(self.student, self.tokenizer, config.intermediate, device)
+            self.imitation = Imitation(
+                self.student, self.tokenizer, config.intermediate, config.max_tokens, device
+            )
             self.module = torch.nn.ModuleDict(
                 {"student": self.student, "projections": self.imitation.projections}
             )
@@ -127,4 +130,6 @@ class Student:
     def save(self, folder: Path, advice: dict[str, Any], card: str) -> None:
         """Write a cross-encoder for transformers, sentence-transformers and this program."""
         self.student.cpu().eval()
+        longest = longest_input(self.student.config.to_dict(), None)
+        advice = advice | {"max_tokens": min(self._config.advised_tokens, longest)}
         save_student(self.student, self.tokenizer, folder, advice, card)

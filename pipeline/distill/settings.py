@@ -11,11 +11,12 @@ from pathlib import Path  # noqa: TC003 - settings are filled by their types at 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pipeline.errors import PipelineError
+from pipeline.notation import parse_measure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VERSION = 2  # of the training procedure: raised when equal settings would give other weights
+VERSION = 3  # of the training procedure: raised when equal settings would give other weights
 LOSS_NAMES = (
     "kl", "margin_mse", "mse_logits", "lce", "ranknet", "adr_mse", "soft_ce", "bce", "hinge",
 )  # fmt: skip
@@ -49,6 +50,7 @@ class DevSet:
     measure: str = "nDCG@10"
     depth: int = 50
     limit: int = 0
+    field: str = "title"  # of TREC topic files
 
 
 @dataclass(frozen=True)
@@ -170,17 +172,22 @@ class TrainConfig:
             "checkpoint_every", "token_budget",
         ):  # fmt: skip
             yield getattr(self, name) < 1, f"{name} = {getattr(self, name)}", "use 1 or more"
-        for name in ("warmup", "decay_steps", "weight_decay", "patience", *LOSS_NAMES):
+        for name in (
+            "learning_rate", "warmup", "decay_steps", "weight_decay", "patience", *LOSS_NAMES,
+        ):  # fmt: skip
             value = getattr(self, name, 0)
             yield not 0 <= value < math.inf, f"{name} = {value}", "use 0 or more"
-        for name in ("learning_rate", "clip"):
-            value = getattr(self, name)
-            yield not 0 <= value < math.inf, f"{name} = {value}", "use a small positive number"
+        for name in ("clip", "scale"):
+            value = getattr(self, name, 1.0)
+            yield not 0 < value < math.inf, f"{name} = {value}", "use a positive number"
         for name in ("floor", "interpolate"):
             value = getattr(self, name)
             yield not 0 <= value <= 1, f"{name} = {value}", "use a number from 0 to 1"
         yield self.patience > 0 and not self.dev, "patience without [[dev]] sets", "name some"
+        names = [one.name for one in self.dev]
+        yield len({*names}) < len(names), "two dev sets have one name", "give each its own"
         for one in self.dev:
+            parse_measure(one.measure)
             yield one.depth < 1, f"dev {one.name}: depth = {one.depth}", "use 1 or more"
             yield one.limit < 0, f"dev {one.name}: limit = {one.limit}", "use 0 or more"
         for name in ("max_tokens", "advised_tokens"):
@@ -288,7 +295,14 @@ class DistillConfig(TrainConfig):
             f"has {len(self.teacher_runs)} teacher_runs and {len(weights)} teacher_weights",
             "give one weight to each run, or none at all",
         )
+        for weight in weights:
+            yield not 0 <= weight < math.inf, f"teacher_weights: {weight}", "use 0 or more"
         yield bool(weights) and sum(weights) <= 0, "teacher_weights add up to 0", "raise one"
+        yield (
+            len({*self.layers}) < len(self.layers),
+            f"layers = {list(self.layers)}: one is there twice",
+            "name each once",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,9 @@ def recipe(config: DistillConfig | TeachConfig) -> Recipe:
         if name in LATER and value == defaults[name] and config.table == "distill":
             continue
         if name == "dev":
-            settings[name] = [[one.name, one.measure, one.depth, one.limit] for one in config.dev]
+            settings[name] = [
+                [one.name, one.measure, one.depth, one.limit, one.field] for one in config.dev
+            ]
         elif name == "intermediate" and value:
             settings[name] = {key: value[key] for key in value if key != "teacher"}
         elif name not in (*NOT_IN_RECIPE, "teacher_runs") and not isinstance(value, Path):

@@ -96,12 +96,16 @@ def _need_wordpiece(folder: Path, tokenizer: Any) -> None:
         )
 
 
-def need_positions(base: str | Path, config: Any, tokens: int) -> None:
-    """Refuse sequences that a BERT has no positions for.
+def need_positions(base: str | Path, config: Any, tokens: int, *, pairs: bool = True) -> None:
+    """Refuse sequences that a BERT has no positions for, and pairs where it has one segment.
 
     Raises:
-        PipelineError: `tokens`, padded as in training, are more than it has.
+        PipelineError: `tokens`, padded as in training, are more than it has; or no second segment.
     """
+    if pairs and config.type_vocab_size < 2:
+        raise PipelineError(
+            f"{base}: has one segment, and pairs are read in two", "choose another BERT"
+        )
     if -(-tokens // PAD_TO) * PAD_TO > config.max_position_embeddings:
         raise PipelineError(
             f"{base}: has positions for {config.max_position_embeddings} tokens, not {tokens}",

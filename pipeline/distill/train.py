@@ -88,7 +88,8 @@ def train(
 
     # Where we are.
     work, bound = config.work, recipe | {"signature": signature}
-    state = checkpoint.load(work / "checkpoints", bound, model, optimiser, reporter) or {
+    has_best = partial(_has_best, work)
+    state = checkpoint.load(work / "checkpoints", bound, model, optimiser, reporter, has_best) or {
         "step": 0, "epoch": 0, "position": 0, "best": None, "log": [],
     }  # fmt: skip
     if state["step"]:
@@ -157,8 +158,8 @@ def train(
             if due and (dev := learnt.evaluate()):
                 entry["dev"], score = dev, sum(dev.values()) / len(dev)
                 if score > (state["best"] or {"score": -math.inf})["score"]:
-                    state["best"] = {"step": step, "score": score, "dev": dev}
-                    _keep_best(work, step, model)
+                    weights = _keep_best(work, step, model)
+                    state["best"] = {"step": step, "score": score, "dev": dev, "weights": weights}
             state["log"].append(entry)
             checkpoint.save(work / "checkpoints", bound, state, model, optimiser)
             lines = "".join(json.dumps(row) + "\n" for row in state["log"])
@@ -191,11 +192,20 @@ def _best(work: Path, step: int) -> Path:
     return work / f"best-{step:08d}.safetensors"
 
 
-def _keep_best(work: Path, step: int, model: torch.nn.Module) -> None:
-    """Save weights; those that older checkpoints speak of stay as well."""
+def _keep_best(work: Path, step: int, model: torch.nn.Module) -> str:
+    """Save weights and return their digest; those that older checkpoints speak of stay as well."""
     save_weights(_best(work, step), model)
     for old in sorted(work.glob("best-*.safetensors"))[: -checkpoint.KEPT - 1]:
         store.remove(old)
+    return store.digest_file(_best(work, step))
+
+
+def _has_best(work: Path, state: dict[str, Any]) -> bool:
+    """Whether the best weights that a checkpoint speaks of are there as they were written."""
+    if not state["best"]:
+        return True
+    path = _best(work, state["best"]["step"])
+    return path.is_file() and store.digest_file(path) == state["best"]["weights"]
 
 
 def _kept(

@@ -79,7 +79,7 @@ class TwinStudent:
         self._pad = int(base.tokenizer.pad_token_id) if pieces else 0
         self._limits = {True: config.max_query_tokens, False: config.max_tokens}
         around = len(self._before) + len(self._after)
-        need_positions(config.base, base.config, config.max_tokens + around)
+        need_positions(config.base, base.config, config.max_tokens + around, pairs=False)
         self._budget, self._device = config.token_budget, device
 
     def tokens(self, texts: Iterable[str], limit: int) -> Rows:

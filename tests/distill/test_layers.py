@@ -157,7 +157,7 @@ def test_the_sizes_of_tinybert_learn_from_a_twelve_layer_bert(
     """Every loss is above zero, reaches every layer, and falls along its gradient."""
     student, tokenizer = initial_student(deep_bert, [], seed=1, size=size)
     settings = Intermediate(deep_bert, relations=1.0, relation_heads=6)
-    imitation = Imitation(student, tokenizer, settings, CPU)
+    imitation = Imitation(student, tokenizer, settings, 32, CPU)
     assert sum(p.numel() for p in imitation.projections.parameters()) == projected
 
     def losses() -> dict[str, torch.Tensor]:
@@ -201,7 +201,7 @@ def test_the_teacher_has_no_dropout_and_no_gradient(deep_bert: Path):
     """Two passes give the same bits though its config asks for dropout; nothing of it learns."""
     student, tokenizer = initial_student(deep_bert, [2, 5, 8, 11], seed=1)
     student.train()
-    imitation = Imitation(student, tokenizer, Intermediate(deep_bert), CPU)
+    imitation = Imitation(student, tokenizer, Intermediate(deep_bert), 32, CPU)
     one, two = (imitation.compare(student.bert, a_batch())[1] for _ in range(2))
     assert one == two
     assert not any("teacher" in name for name, _ in imitation.projections.named_parameters())
@@ -214,7 +214,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(deep_bert: Path):
     """All layers copied and projections at the identity: every loss is zero."""
     student, tokenizer = initial_student(deep_bert, range(12), seed=1)
     settings = Intermediate(deep_bert, relations=1.0)
-    terms = Imitation(student, tokenizer, settings, CPU).compare(student.bert, a_batch())[1]
+    terms = Imitation(student, tokenizer, settings, 32, CPU).compare(student.bert, a_batch())[1]
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(
         dict.fromkeys(INSIDE_NAMES, 0.0), abs=1e-6
     )
@@ -223,7 +223,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(deep_bert: Path):
 def test_only_the_layers_that_are_compared_are_kept(deep_bert: Path):
     """Of a teacher of twelve layers, those that the student is mapped to."""
     student, tokenizer = initial_student(deep_bert, [0, 1, 2], seed=1)
-    imitation = Imitation(student, tokenizer, Intermediate(deep_bert), CPU)
+    imitation = Imitation(student, tokenizer, Intermediate(deep_bert), 32, CPU)
     wanted = imitation._comparison.teacher_layers
     assert wanted == {0, 4, 8, 12}
     assert set(inside(imitation._teacher, a_batch(), wanted).attention) == {4, 8, 12}
@@ -239,7 +239,22 @@ def test_what_cannot_be_compared_is_refused(deep_bert: Path, tiny_bert: Path):
         (Intermediate(deep_bert, 0, 0, 0, 1, relation_layer=13), "the teacher has layers 1 to 12"),
     ):
         with refused(message):
-            Imitation(student, tokenizer, settings, CPU)
+            Imitation(student, tokenizer, settings, 32, CPU)
     student, tokenizer = initial_student(deep_bert, [], 1, Size(4, 24, 4, 8))
     with refused("attention of 4 and of 12 heads", "relations = 1"):
-        Imitation(student, tokenizer, Intermediate(deep_bert), CPU)
+        Imitation(student, tokenizer, Intermediate(deep_bert), 32, CPU)
+    with refused("has positions for 32 tokens, not 40", "max_tokens"):
+        Imitation(student, tokenizer, Intermediate(deep_bert), 40, CPU)
+
+
+def test_a_teacher_of_one_segment_is_refused(deep_bert: Path, tmp_path: Path):
+    """Pairs are read in two, and the student's second has no counterpart there."""
+    import transformers
+
+    config = transformers.BertConfig.from_pretrained(deep_bert, type_vocab_size=1)
+    transformers.BertModel(config).save_pretrained(tmp_path / "plain")
+    for path in deep_bert.glob("tokenizer*"):
+        (tmp_path / "plain" / path.name).write_bytes(path.read_bytes())
+    student, tokenizer = initial_student(deep_bert, [], 1, Size(4, 24, 12, 8))
+    with refused("has one segment, and pairs are read in two"):
+        Imitation(student, tokenizer, Intermediate(tmp_path / "plain"), 32, CPU)

@@ -169,7 +169,7 @@ def test_total_weighs_the_terms_and_reports_each():
     assert loss.item() == pytest.approx(terms["kl"] + 0.5 * terms["margin_mse"])
 
 
-@pytest.mark.parametrize("name", ["lce", "bce", "hinge", "kl", "margin_mse"])
+@pytest.mark.parametrize("name", ["lce", "bce", "hinge", "kl", "margin_mse", "ranknet"])
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 def test_slices_of_a_step_make_its_loss(name: str, size: int):
     """Whichever topics have labels: none counts more because its slice has few of them."""
@@ -178,11 +178,13 @@ def test_slices_of_a_step_make_its_loss(name: str, size: int):
     labels = torch.zeros(8, 4)
     labels[[0, 3, 4, 5], [1, 0, 2, 2]] = 1
     labels[7] = 1  # nothing else in the group: of use to bce alone
+    teacher[[1, 2, 6]] = 0.5  # of no use to ranknet
+    teacher[5, :2] = 0.25
     whole, _ = losses.total({name: 1.0}, student, teacher, labels)
 
     parts = [slice(start, start + size) for start in range(0, 8, size)]
     total = sum(
-        losses.total({name: 1.0}, student[p], teacher[p], labels[p], step=labels)[0]
+        losses.total({name: 1.0}, student[p], teacher[p], labels[p], step=(teacher, labels))[0]
         * len(labels[p]) / 8
         for p in parts
     )  # fmt: skip

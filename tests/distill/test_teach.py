@@ -128,6 +128,30 @@ def test_an_encoder_that_is_not_whole_is_refused(training_data: Path, tmp_path: 
         distill(settings(base, training_data, tmp_path))
 
 
+def test_heads_of_other_kinds_and_qrels_of_others_are_refused(
+    training_data: Path, tiny_bert: Path, tmp_path: Path
+):
+    """What is missing is said: a head, labels, a judged passage."""
+    import transformers
+
+    shape = transformers.GPT2Config(
+        vocab_size=33, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0
+    )
+    decoder = transformers.GPT2ForSequenceClassification(shape)
+    decoder.save_pretrained(tmp_path / "gpt2")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "gpt2" / name).write_bytes((tiny_bert / name).read_bytes())
+    with refused("the head of a gpt2 is none that is taught here", "BERT"):
+        distill(settings(tmp_path / "gpt2", training_data, tmp_path))
+    qrels = tmp_path / "qrels.txt"
+    qrels.write_text("somebody 0 d1 1\n")
+    with refused(f"{qrels}: no topic of", "the same topics"):
+        distill(settings(tiny_bert, training_data, tmp_path, qrels=qrels))
+    qrels.write_text((training_data / "qrels.txt").read_text() + "q0 0 nosuch 1\n")
+    with refused("no document 'nosuch'", "the run, or the qrels,"):
+        distill(settings(tiny_bert, training_data, tmp_path, qrels=qrels))
+
+
 def test_relevant_passages_that_were_not_found_join_the_candidates(training_data: Path):
     """At the end and scored last, so that no rank of the run moves."""
     topics = read_topics(training_data / "topics.tsv")

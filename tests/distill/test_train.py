@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline import store
+from pipeline import experiment, store
 from pipeline.distill import checkpoint
 from pipeline.distill.settings import (
     DevSet,
@@ -30,6 +30,7 @@ from pipeline.distill.settings import (
 )
 from pipeline.distill.stage import distill
 from pipeline.errors import PipelineError
+from pipeline.models.reranker import Reranker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -305,6 +306,27 @@ def test_a_damaged_checkpoint_is_named_and_made_again(
     assert results(tmp_path) == before
 
 
+@pytest.mark.parametrize("how", ["edited", "lost"])
+def test_best_weights_that_are_not_whole_are_made_again(
+    how: str, tiny_bert: Path, training_data: Path, tmp_path: Path
+):
+    """They are what is kept: a student of other weights would pass for the best."""
+    config = settings(tiny_bert, training_data, tmp_path)
+    distill(config)
+    before = results(tmp_path)
+    remove_student(tmp_path)
+    best = max((tmp_path / "student.parts").glob("best-*.safetensors"))
+    data = bytearray(best.read_bytes())
+    data[-100] ^= 1
+    best.unlink()
+    if how == "edited":
+        best.write_bytes(data)
+    heard = Recorder()
+    assert distill(config, heard).computed
+    assert any("a damaged checkpoint" in text for text in heard.notices)
+    assert results(tmp_path) == before
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -439,6 +461,13 @@ def test_the_terms_in_the_log_add_up_to_the_loss(
         ({"intermediate": Intermediate(Path("x"), relation_heads=0)}, "relation_heads = 0"),
         ({"intermediate": Intermediate(Path("x"), hidden=-1.0)}, "intermediate.hidden = -1.0"),
         ({"twin": TwinSettings(), "max_tokens": 63}, "not 65"),
+        ({"scale": -2.0}, "scale = -2.0"),
+        ({"scale": float("nan")}, "scale = nan"),
+        ({"clip": 0.0}, "clip = 0.0"),
+        ({"teacher_weights": (1.0, float("nan"))}, "teacher_weights: nan"),
+        ({"teacher_weights": (2.0, -1.0)}, "teacher_weights: -1.0"),
+        ({"layers": (0, 0)}, "layers = [0, 0]: one is there twice"),
+        ({"layers": (1, 1), "twin": TwinSettings()}, "layers = [1, 1]: one is there twice"),
     ],
 )
 def test_settings_that_cannot_be_are_told_before_any_step(
@@ -457,6 +486,69 @@ def test_a_development_set_of_no_depth_is_refused(
     config = settings(tiny_bert, training_data, tmp_path)
     with pytest.raises(PipelineError, match="dev words: depth = 0"):
         distill(replace(config, dev=(replace(config.dev[0], depth=0),)))
+    with pytest.raises(PipelineError, match="no measure is called 'foo'"):
+        distill(replace(config, dev=(replace(config.dev[0], measure="foo"),)))
+    with pytest.raises(PipelineError, match="two dev sets have one name"):
+        distill(replace(config, dev=config.dev * 2))
+
+
+def test_other_names_of_a_measure_are_taken(tiny_bert: Path, training_data: Path, tmp_path: Path):
+    """As `evaluate` takes them."""
+    config = settings(tiny_bert, training_data, tmp_path, steps=4, evaluate_every=4)
+    dev = replace(config.dev[0], measure="AP(rel=1)")
+    assert 0 < distill(replace(config, dev=(dev,))).counts["dev"]["words"] <= 1
+
+
+def test_a_student_advises_no_more_tokens_than_it_has_positions(
+    tiny_bert: Path, training_data: Path, tmp_path: Path
+):
+    """Its folder could not be loaded otherwise, once all is trained."""
+    config = settings(tiny_bert, training_data, tmp_path, steps=2, dev=(), advised_tokens=256)
+    distill(config)
+    about = json.loads((tmp_path / "student" / "pipeline.json").read_text())
+    assert about["max_tokens"] == 64
+    assert Reranker.load(str(tmp_path / "student")).score("apple", ["pear"]).shape == (1,)
+
+
+def test_topics_have_the_field_that_the_file_names(
+    tiny_bert: Path, training_data: Path, tmp_path: Path
+):
+    """The stages of one file read the same queries, and two trainings draw two curves."""
+    (tmp_path / "topics.trec").write_text(
+        "<top><num>q0</num><title>zzz</title><desc>apple</desc></top>\n"
+    )
+    (tmp_path / "mine.toml").write_text(
+        f"""
+[collection]
+path = "ir_datasets:vaswani"
+[topics]
+path = "topics.trec"
+field = "desc"
+[teach]
+base = "{tiny_bert}"
+qrels = "{training_data / "qrels.txt"}"
+[distill]
+base = "{tiny_bert}"
+teacher_runs = ["{training_data / "teacher.run"}"]
+[[distill.dev]]
+name = "words"
+run = "{training_data / "teacher.run"}"
+topics = "topics.trec"
+field = "desc"
+collection = "ir_datasets:vaswani"
+qrels = "{training_data / "qrels.txt"}"
+"""
+    )
+    plan = experiment.load(tmp_path / "mine.toml")
+    step = plan.step("distill")
+    recipe = step.recipe()
+    assert recipe.settings["field"] == "desc"
+    assert recipe.settings["dev"] == [["words", "nDCG@10", 50, 0, "desc"]]
+    assert recipe.inputs["collection"] == recipe.inputs["dev words collection"]
+    assert recipe.inputs["collection"] == "ir_datasets:vaswani"
+    assert {plan.step(name).beside[0].name for name in ("teach", "distill")} == {
+        "teacher-loss.png", "student-loss.png",
+    }  # fmt: skip
 
 
 def test_what_the_optimiser_knows_goes_where_its_parameters_are(tmp_path: Path):
