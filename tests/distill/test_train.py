@@ -574,3 +574,29 @@ def test_what_the_optimiser_knows_goes_where_its_parameters_are(tmp_path: Path):
         known = optimiser.state[parameter]
         assert known["exp_avg"].device == known["exp_avg_sq"].device == parameter.device
         assert known["step"].device.type == "cpu"
+
+
+def test_a_curve_that_was_lost_is_drawn_again(tiny_bert: Path, training_data: Path, tmp_path: Path):
+    """A kill may come between the student and its curve."""
+    (tmp_path / "mine.toml").write_text(
+        f"""
+[collection]
+path = "{training_data / "collection.tsv"}"
+[topics]
+path = "{training_data / "topics.tsv"}"
+[distill]
+base = "{tiny_bert}"
+teacher_runs = ["{training_data / "teacher.run"}"]
+strata = [[1, 12, 4]]
+steps = 2
+max_query_tokens = 8
+max_tokens = 24
+precision = "fp32"
+"""
+    )
+    step = experiment.load(tmp_path / "mine.toml").step("distill")
+    assert step.run(Recorder(), False).computed
+    curve = tmp_path / "runs" / "mine" / "loss.png"
+    curve.unlink()
+    assert not step.run(Recorder(), False).computed
+    assert curve.read_bytes().startswith(b"\x89PNG")
