@@ -242,6 +242,7 @@ class Job:
         self.parts = Parts(parts_path(output), reporter)
         self.pace = Pace()
         self.details: dict[str, Any] = {}  # facts about this execution, beside those of the commit
+        self.hint = "run the same command again; parts that do not depend on it are kept"
         self._recipe_of = recipe_of
         self._digest = digest
         self._started = time.monotonic()
@@ -269,8 +270,7 @@ class Job:
         """
         if reasons := differences(self.recipe.record(), self._recipe_of().record()):
             raise PipelineError(
-                f"{self.output}: {', '.join(reasons)} while the stage was at work",
-                "run the same command again; parts that do not depend on it are kept",
+                f"{self.output}: {', '.join(reasons)} while the stage was at work", self.hint
             )
         sidecar: dict[str, Any] = {
             "schema": SCHEMA, "state": "unfinished", "recipe": self.recipe.record(),

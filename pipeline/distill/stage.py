@@ -91,6 +91,7 @@ def distill(
     ) as job:
         if job.fresh:
             return job.outcome
+        job.hint = "run the same command with --force, to train on it as it is now"
         if force:
             remove(config.work)
         from pipeline.distill.card import card

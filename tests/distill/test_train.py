@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from refusal import refused
 
 from pipeline import experiment, store
 from pipeline.distill import checkpoint
@@ -285,6 +286,24 @@ def test_an_edited_teacher_run_is_another_recipe(
     run.write_text("".join(lines))
     with pytest.raises(PipelineError, match="teacher 1 was"):
         distill(config)
+
+
+def test_an_input_that_changes_meanwhile_is_said(
+    tiny_bert: Path, training_data: Path, tmp_path: Path
+):
+    """Nothing is kept that it did not make, and the advice leads on."""
+    run = tmp_path / "teacher.run"
+    run.write_bytes((training_data / "teacher.run").read_bytes())
+    config = settings(tiny_bert, training_data, tmp_path, teacher_runs=(run,), teacher_weights=())
+
+    class Editing(Recorder):
+        def advance(self, done: int, total: int, unit: str) -> None:
+            run.write_bytes((training_data / "other.run").read_bytes())
+
+    with refused("input teacher 1 changed while the stage was at work", "--force"):
+        distill(config, Editing())
+    assert not (tmp_path / "student").exists()
+    assert distill(config, force=True).computed
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimiser.safetensors", "state.json"])
