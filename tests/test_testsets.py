@@ -76,6 +76,8 @@ def test_an_evaluation_uses_the_level_and_says_why(tmp_path: Path) -> None:
         "relevant from grade 2 on in RR(rel=2)@10, as for the passages of TREC Deep Learning 2019; "
         "from grade 1 on in P@1, as asked; nDCG@10 by grade"
     )
+    graded = evaluate_runs(tmp_path / "qrels", [tmp_path / "a.run"], ["nDCG@10"])
+    assert list(of_table(graded))[1] == "nDCG@10 by grade"
     other = evaluate_runs(tmp_path / "qrels", [tmp_path / "a.run"], ["RR@10"], basis=Basis(rel=1))
     assert other.cells() == [["run", "RR@10"], ["a", "1.0000"]]
     with pytest.raises(PipelineError, match="no level of relevance is 0"):
