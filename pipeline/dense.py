@@ -174,19 +174,19 @@ def _exact(
 
     kept = [(np.empty(0, np.float32), np.empty(0, np.int64)) for _ in queries]
     # Two sums of `size` products of unit vectors differ by less.
-    rounding, slack = found.size * float(np.finfo(np.float32).eps), np.zeros(len(queries))
+    rounding = found.size * float(np.finfo(np.float32).eps) * np.linalg.norm(queries, axis=1)
+    longest = 0.0
     for start in range(0, found.count, BLOCK):
         block = found[slice(start, start + BLOCK)]
         fresh = np.arange(start, start + len(block))
-        longest = float(np.sqrt(np.einsum("ij,ij->i", block, block).max(initial=0.0)))
+        longest = max(longest, float(np.linalg.norm(block, axis=1).max()))
         for place, query in enumerate(queries):
             # One query at a time: a topic's scores must not depend on the others'.
             scores, rows = kept[place]
             scores, rows = np.concatenate([scores, block @ query]), np.concatenate([rows, fresh])
-            slack[place] = max(slack[place], rounding * longest * float(np.linalg.norm(query)))
             if len(scores) > hits:
                 least = np.partition(scores, len(scores) - hits)[len(scores) - hits]
-                among = np.flatnonzero(scores >= least - slack[place])
+                among = np.flatnonzero(scores >= least - rounding[place] * longest)
                 scores, rows = scores[among], rows[among]
             kept[place] = scores, rows
         reporter.advance(start + len(block), found.count, "passages searched")

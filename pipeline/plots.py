@@ -147,11 +147,7 @@ def _sweep(figure_of: Any, found: Sweep, measure: str) -> Any:
     figure = figure_of(figsize=(4.5, 3.2))
     axes = figure.add_subplot()
     for name in dict.fromkeys(point.model for point in found.points):
-        some = [
-            point
-            for point in found.points
-            if point.model == name and (point.ms is not None or not point.depth)
-        ]
+        some = [point for point in found.points if point.model == name and point.timed]
         if not some:  # whose time nobody measured
             continue
         times = [point.ms or 0.0 for point in some]

@@ -43,6 +43,11 @@ class Point(NamedTuple):
     intervals: dict[str, Interval]  # 95 per cent, by Student's t over topics; infinite of one
     best: frozenset[str]  # measures by which no point is as fast and better, or faster and as good
 
+    @property
+    def timed(self) -> bool:
+        """Whether it can be compared: a first stage whose time is not known takes none."""
+        return self.ms is not None or not self.depth
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -197,7 +202,7 @@ def _marked(points: Sequence[Point], measures: Sequence[str]) -> list[Point]:
     A first stage whose time is not known takes none: it is left out of the other points as well. A
     model whose time is not known beats nobody, and is marked nowhere.
     """
-    timed = [point for point in points if point.ms is not None or not point.depth]
+    timed = [point for point in points if point.timed]
 
     def beaten(point: Point, name: str) -> bool:
         mine = (point.ms or 0.0, -point.means[name])
@@ -206,7 +211,7 @@ def _marked(points: Sequence[Point], measures: Sequence[str]) -> list[Point]:
 
     return [
         point._replace(
-            best=frozenset(name for name in measures if point in timed and not beaten(point, name))
+            best=frozenset(name for name in measures if point.timed and not beaten(point, name))
         )
         for point in points
     ]

@@ -242,6 +242,11 @@ class DistillConfig(TrainConfig):
     def _mistakes(self) -> Iterator[Mistake]:
         inside = self.intermediate.losses if self.intermediate else {}
         yield (
+            len({*self.layers}) < len(self.layers),
+            f"layers = {list(self.layers)}: one is there twice",
+            "name each once",
+        )
+        yield (
             self.size is not None
             and not (self.train_embeddings or self.projected_embeddings or self.narrowed),
             "size makes new embeddings, which would stay random",
@@ -298,11 +303,6 @@ class DistillConfig(TrainConfig):
         for weight in weights:
             yield not 0 <= weight < math.inf, f"teacher_weights: {weight}", "use 0 or more"
         yield bool(weights) and sum(weights) <= 0, "teacher_weights add up to 0", "raise one"
-        yield (
-            len({*self.layers}) < len(self.layers),
-            f"layers = {list(self.layers)}: one is there twice",
-            "name each once",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -282,12 +282,14 @@ def fp16_weights(module: torch.nn.Module) -> bytes:
     return save(weights, metadata={"format": "pt"})
 
 
-def save_weights(path: Path, student: Any) -> None:
-    """Write all weights as they are, for this program to go on with."""
+def save_weights(path: Path, student: Any) -> str:
+    """Write all weights as they are, for this program to go on with; the digest of the file."""
     from safetensors.torch import save
 
     tensors = {name: t.detach().cpu().contiguous() for name, t in student.state_dict().items()}
-    store.write_bytes(path, save(tensors))
+    data = save(tensors)
+    store.write_bytes(path, data)
+    return store.digest_bytes(data)
 
 
 def load_weights(path: Path, student: Any) -> None:

@@ -194,10 +194,10 @@ def _best(work: Path, step: int) -> Path:
 
 def _keep_best(work: Path, step: int, model: torch.nn.Module) -> str:
     """Save weights and return their digest; those that older checkpoints speak of stay as well."""
-    save_weights(_best(work, step), model)
+    digest = save_weights(_best(work, step), model)
     for old in sorted(work.glob("best-*.safetensors"))[: -checkpoint.KEPT - 1]:
         store.remove(old)
-    return store.digest_file(_best(work, step))
+    return digest
 
 
 def _has_best(work: Path, state: dict[str, Any]) -> bool:

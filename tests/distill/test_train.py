@@ -13,6 +13,7 @@ import sys
 import time
 import warnings
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -306,6 +307,24 @@ def test_an_input_that_changes_meanwhile_is_said(
     assert distill(config, force=True).computed
 
 
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+
+
+def mends(config: DistillConfig, harm: Callable[[], object], said: str) -> None:
+    """Lose the student and more; the training says what it found, and ends in the same weights."""
+    folder = config.output.parent
+    before = results(folder)
+    remove_student(folder)
+    harm()
+    heard = Recorder()
+    assert distill(config, heard).computed
+    assert any(said in text for text in heard.notices)
+    assert results(folder) == before
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "optimiser.safetensors", "state.json"])
 def test_a_damaged_checkpoint_is_named_and_made_again(
     tiny_bert: Path, training_data: Path, tmp_path: Path, name: str
@@ -313,16 +332,8 @@ def test_a_damaged_checkpoint_is_named_and_made_again(
     """One byte of the newest is enough: training goes on from the one before, to the same end."""
     config = settings(tiny_bert, training_data, tmp_path)
     distill(config)
-    before = results(tmp_path)
-    remove_student(tmp_path)
     newest = max((tmp_path / "student.parts" / "checkpoints").iterdir())
-    data = bytearray((newest / name).read_bytes())
-    data[-100] ^= 1
-    (newest / name).write_bytes(data)
-    heard = Recorder()
-    assert distill(config, heard).computed
-    assert any(f"{newest}: a damaged checkpoint" in text for text in heard.notices)
-    assert results(tmp_path) == before
+    mends(config, partial(flip_a_bit, newest / name), f"{newest}: a damaged checkpoint")
 
 
 @pytest.mark.parametrize("how", ["edited", "lost"])
@@ -332,18 +343,9 @@ def test_best_weights_that_are_not_whole_are_made_again(
     """They are what is kept: a student of other weights would pass for the best."""
     config = settings(tiny_bert, training_data, tmp_path)
     distill(config)
-    before = results(tmp_path)
-    remove_student(tmp_path)
     best = max((tmp_path / "student.parts").glob("best-*.safetensors"))
-    data = bytearray(best.read_bytes())
-    data[-100] ^= 1
-    best.unlink()
-    if how == "edited":
-        best.write_bytes(data)
-    heard = Recorder()
-    assert distill(config, heard).computed
-    assert any("a damaged checkpoint" in text for text in heard.notices)
-    assert results(tmp_path) == before
+    harm = best.unlink if how == "lost" else partial(flip_a_bit, best)
+    mends(config, harm, "a damaged checkpoint")
 
 
 @pytest.mark.parametrize(
