@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from trainings import results, settings
 
 from pipeline.demo.docstrings import passages
 from pipeline.distill.forward import Limits, bert_shape, logits, pair_batches, pair_logits
@@ -18,9 +18,6 @@ from pipeline.distill.stage import distill
 from pipeline.distill.student import initial_student, load_ranker
 from pipeline.errors import PipelineError
 from pipeline.models.folder import locate
-
-sys.path.insert(0, str(Path(__file__).parent))
-from test_train import results, settings
 
 QUERIES = ("read a csv file", "parse a date", "open a socket", "sort a list by a key")
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from refusal import refused
+from trainings import Recorder, remove_student, results, settings
 
 from pipeline import experiment
 from pipeline.distill.settings import DistillConfig, Intermediate, Size
 from pipeline.distill.stage import distill
 from pipeline.distill.student import initial_student, load_student
-
-sys.path.insert(0, str(Path(__file__).parent))
-from test_train import Recorder, remove_student, results, settings
 
 SCORES_OFF = {"kl": 0.0, "margin_mse": 0.0, "mse_logits": 0.0, "lce": 0.0, "ranknet": 0.0}
 RAW = {"raw_scores": True, "scale": 1.0}

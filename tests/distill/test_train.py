@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import trainings
 from refusal import refused
+from trainings import STEPS, Recorder, remove_student, results, settings
 
 from pipeline import experiment, store
 from pipeline.distill import checkpoint
 from pipeline.distill.settings import (
-    DevSet,
     DistillConfig,
     Intermediate,
     TwinSettings,
@@ -37,7 +38,6 @@ from pipeline.models.reranker import Reranker
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-STEPS = 60
 SOAK = bool(os.environ.get("PIPELINE_SOAK"))
 KILLS = 40 if SOAK else 4
 
@@ -48,7 +48,7 @@ import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from test_train import settings
+from trainings import settings
 from pipeline.distill.stage import distill
 class Printer:
     def notice(self, text):
@@ -59,68 +59,11 @@ distill(settings(Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])), Print
 """
 
 
-def settings(bert: Path, data: Path, folder: Path, **changes: object) -> DistillConfig:
-    """A training of a second or two, development data and all losses included."""
-    dev = DevSet(
-        "words",
-        run=data / "teacher.run",
-        topics=data / "topics.tsv",
-        collection=data / "collection.tsv",
-        qrels=data / "qrels.txt",
-    )
-    config = DistillConfig(
-        output=folder / "student",
-        topics=data / "topics.tsv",
-        collection=data / "collection.tsv",
-        work=folder / "student.parts",
-        base=bert,
-        teacher_runs=(data / "teacher.run", data / "other.run"),
-        teacher_weights=(0.8, 0.2),
-        qrels=data / "qrels.txt",
-        layers=(0, 2),
-        train_embeddings=True,
-        strata=((1, 2, 1), (3, 6, 2), (7, 12, 1)),
-        topics_per_step=6,
-        workers=2,
-        steps=STEPS,
-        learning_rate=3e-3,
-        warmup=5,
-        kl=1.0,
-        margin_mse=0.1,
-        mse_logits=0.1,
-        lce=0.2,
-        ranknet=0.1,
-        max_query_tokens=4,
-        max_tokens=24,
-        advised_tokens=32,
-        token_budget=256,
-        precision="fp32",
-        evaluate_every=20,
-        checkpoint_every=7,
-        dev=(dev,),
-    )
-    return replace(config, **changes)  # type: ignore[arg-type]
-
-
-class Recorder:
-    """A reporter that remembers."""
-
-    def __init__(self) -> None:
-        self.notices: list[str] = []
-        self.progress: list[tuple[int, int, str]] = []
-
-    def notice(self, text: str) -> None:
-        self.notices.append(text)
-
-    def advance(self, done: int, total: int, unit: str) -> None:
-        self.progress.append((done, total, unit))
-
-
 def child(bert: Path, data: Path, folder: Path) -> subprocess.Popen[str]:
     """Start the training in a process of its own."""
-    here = str(Path(__file__).parent)
+    helpers = str(Path(trainings.__file__).parent)
     return subprocess.Popen(
-        [sys.executable, "-c", CHILD, here, str(bert), str(data), str(folder)],
+        [sys.executable, "-c", CHILD, helpers, str(bert), str(data), str(folder)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -132,24 +75,6 @@ def finish(process: subprocess.Popen[str]) -> str:
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     return output
-
-
-def results(folder: Path) -> dict[str, str]:
-    """Digests of what a training leaves."""
-    weights = folder / "student" / "model.safetensors"
-    newest = max((folder / "student.parts" / "checkpoints").iterdir())
-    return {
-        "student": store.digest_file(weights),
-        "model": store.digest_file(newest / "model.safetensors"),
-        "optimiser": store.digest_file(newest / "optimiser.safetensors"),
-        "log": store.digest_file(folder / "student.parts" / "metrics.jsonl"),
-    }
-
-
-def remove_student(folder: Path) -> None:
-    """Take the student away, so that training has to go on."""
-    store.remove(folder / "student")
-    store.remove(folder / "student.json")
 
 
 def test_it_learns_what_the_teacher_knows(tiny_bert: Path, training_data: Path, tmp_path: Path):

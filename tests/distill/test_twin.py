@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 import torch
 from refusal import refused
 from tiny_models import change
+from trainings import results, settings
 
 from pipeline.distill.settings import DistillConfig, Intermediate, TwinSettings
 from pipeline.distill.stage import distill
@@ -19,9 +19,6 @@ from pipeline.models.reranker import Reranker
 from pipeline.models.scorer import Foreseeing
 from pipeline.models.twin_net import Cosine, Residual, Tower, Twin, TwinNet
 from pipeline.parts import Parts
-
-sys.path.insert(0, str(Path(__file__).parent))
-from test_train import results, settings
 
 KINDS = [
     TwinSettings("wordpiece", "shared", "weighted", 8, "cosine"),
