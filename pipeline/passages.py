@@ -56,6 +56,23 @@ def windows(text: str, size: int = SIZE, stride: int = STRIDE, limit: int = LIMI
     return cut
 
 
+def window_id(docid: str, number: int) -> str:
+    """Name a window, counted from 0, as segmented collections do: `D17#3`."""
+    return f"{docid}#{number}"
+
+
+def document_of(window: str) -> tuple[str, int]:
+    """Return the document of a `window_id`, and the window's number.
+
+    Raises:
+        ValueError: it is none.
+    """
+    docid, mark, number = window.rpartition("#")
+    if not (mark and docid and number.isascii() and number.isdigit()):
+        raise ValueError(f"{window!r} names no window")
+    return docid, int(number)
+
+
 def blank(text: str) -> bool:
     """Whether a text has nothing but spaces and control characters, which no tokenizer sees."""
     return all(unicodedata.category(character)[0] in "CZ" for character in text)

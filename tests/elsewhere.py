@@ -20,7 +20,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{TESTS}:{TESTS.parent}"}
 REFUSAL = """
 import json, os, sys
 from pathlib import Path
-from pipeline import collection, errors, stage, store, textfile, topics, trec
+from pipeline import collection, errors, stage, store, textfile, topics, trec, windows
 {before}
 refusal = None
 try:

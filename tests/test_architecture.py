@@ -67,6 +67,7 @@ LAYERS = [
         "retrieve",
         "encode",
         "tokenize",
+        "windows",
         "dense",
         "rerank",
         "fuse",

@@ -11,6 +11,11 @@ from pipeline.distill.settings import DevSet, DistillConfig
 if TYPE_CHECKING:
     from pathlib import Path
 
+WORDS = (
+    *("apple", "pear", "plum", "tree", "leaf", "root", "car", "train", "road", "wheel", "engine"),
+    *("fuel", "sea", "ship", "wave", "salt", "fish", "moon", "star", "sun", "sky", "cloud", "rain"),
+    *("wind", "stone", "sand"),
+)
 STEPS = 60
 
 

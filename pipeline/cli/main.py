@@ -27,6 +27,7 @@ from pipeline.cli import (
     sweep,
     tokenize,
     verify,
+    windows,
 )
 from pipeline.errors import NO_SPACE, Interrupted, PipelineError, one_line, storage_error
 
@@ -58,6 +59,7 @@ app = typer.Typer(
 )
 stages.register(app)
 tokenize.register(app)
+windows.register(app)
 rerank.register(app)
 evaluate.register(app)
 lint.register(app)

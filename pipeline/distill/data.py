@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.collection import documents, load_texts
-from pipeline.distill.groups import TeacherRun, read_pool, relevant, with_relevant
+from pipeline.distill.groups import TeacherRun, read_pool, relevant, relevant_windows, with_relevant
 from pipeline.distill.settings import TeachConfig
 from pipeline.errors import PipelineError
 from pipeline.topics import read_topics
@@ -48,13 +48,18 @@ def read_data(config: DistillConfig | TeachConfig, tokens: Tokenise) -> Data:
     qrels = read_qrels(config.qrels) if config.qrels else {}
     if isinstance(config, TeachConfig):
         run = config.candidates
-        pool = with_relevant(read_pool([TeacherRun(run)], topics), qrels)
+        pool = read_pool([TeacherRun(run)], topics)
+        if not config.positive_windows:
+            pool = with_relevant(pool, qrels)
     else:
         run = config.teacher_runs[0]
         shares = config.teacher_weights or (1.0,) * len(config.teacher_runs)
         teachers = list(map(TeacherRun, config.teacher_runs, shares))
         pool = read_pool(teachers, topics, raw=config.raw_scores)
-    positives = relevant(pool, qrels) if qrels else {}
+    if config.positive_windows:
+        pool, positives = relevant_windows(pool, qrels, config.positive_windows)
+    else:
+        positives = relevant(pool, qrels)
     qids = [
         qid
         for qid, row in pool.rows.items()

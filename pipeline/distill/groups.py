@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from pipeline.errors import PipelineError, shown
+from pipeline.passages import document_of
 from pipeline.trec import read_run
 
 if TYPE_CHECKING:
@@ -181,6 +182,58 @@ def relevant(pool: Pool, qrels: Qrels, least: int = 1) -> dict[str, set[int]]:
         }
         for qid in pool.rows
     }
+
+
+def relevant_windows(
+    pool: Pool, qrels: Qrels, keep: int, least: int = 1
+) -> tuple[Pool, dict[str, set[int]]]:
+    """Label windows by the judgements of their documents, and take noisy ones out.
+
+    A document is relevant because something in it is; of its windows the `keep` that come first in
+    the teacher's order inherit the label. The others are neither relevant nor surely not, so no
+    group has them (Simplified TinyBERT, 2009.07531: noisy positive passages are filtered).
+
+    Args:
+        pool: of windows, named as `passages.window_id` does.
+        qrels: of documents.
+
+    Returns:
+        The pool without the noisy windows, and the relevant ones as places in `Pool.docids`.
+
+    Raises:
+        PipelineError: a candidate that is no window.
+    """
+    documents = [window_of(docid, "positive_windows")[0] for docid in pool.docids]
+    rows, positives = {}, {}
+    for qid, row in pool.rows.items():
+        grades = qrels.get(qid, {})
+        found: dict[str, list[int]] = {}
+        for place in row.docs.tolist():
+            if grades.get(documents[place], 0) >= least:
+                found.setdefault(documents[place], []).append(place)
+        positives[qid] = {place for some in found.values() for place in some[:keep]}
+        noisy = [place for some in found.values() for place in some[keep:]]
+        stays = ~np.isin(row.docs, noisy)
+        rows[qid] = Row(row.docs[stays], row.scores[stays])
+    return Pool(pool.docids, rows), positives
+
+
+def window_of(candidate: str, setting: str) -> tuple[str, int]:
+    """Return the document of a candidate, and which of its windows it is.
+
+    Args:
+        setting: what asks for windows, for the error.
+
+    Raises:
+        PipelineError: the candidate is no window.
+    """
+    try:
+        return document_of(candidate)
+    except ValueError:
+        raise PipelineError(
+            f"{setting}: the candidate {shown(candidate)} is no window of a document",
+            "cut the documents, and give runs of their windows: pipeline windows",
+        ) from None
 
 
 def with_relevant(pool: Pool, qrels: Qrels, least: int = 1) -> Pool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pipeline.errors import PipelineError
 from pipeline.notation import parse_measure
+from pipeline.passages import Aggregation  # noqa: TC001 - likewise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +31,7 @@ LATER = frozenset(
     {
         "raw_scores", "adr_mse", "soft_ce", "bce", "hinge", "size", "projected_embeddings",
         "narrowed",
-        "intermediate", "twin", "raw_text", "accumulate", "patience",
+        "intermediate", "twin", "raw_text", "accumulate", "patience", "positive_windows",
     }
 )  # fmt: skip
 
@@ -51,6 +52,9 @@ class DevSet:
     depth: int = 50
     limit: int = 0
     field: str = "title"  # of TREC topic files
+    # Of long documents, whose windows run and collection have: how a document's score is made of
+    # theirs. `depth` counts documents then, and qrels are theirs.
+    windows: Aggregation = "none"
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,9 @@ class TrainConfig:
     collection: Path  # has the texts
     base: Path  # what training starts from
     qrels: Path | None = None  # hard labels, where there are any
+    # Of long documents, whose windows the runs rank (`pipeline windows`): windows of a judged
+    # document that are relevant, the first in the run's order; 0: passages are judged themselves.
+    positive_windows: int = 0
     field: str = "title"  # of TREC topic files
     # Groups: [first, last, count] draws `count` candidates from the ranks first to last.
     strata: tuple[tuple[int, ...], ...] = ((1, 3, 1), (4, 10, 2), (11, 30, 2), (31, 100, 3))
@@ -173,7 +180,8 @@ class TrainConfig:
         ):  # fmt: skip
             yield getattr(self, name) < 1, f"{name} = {getattr(self, name)}", "use 1 or more"
         for name in (
-            "learning_rate", "warmup", "decay_steps", "weight_decay", "patience", *LOSS_NAMES,
+            "learning_rate", "warmup", "decay_steps", "weight_decay", "patience",
+            "positive_windows", *LOSS_NAMES,
         ):  # fmt: skip
             value = getattr(self, name, 0)
             yield not 0 <= value < math.inf, f"{name} = {value}", "use 0 or more"
@@ -203,6 +211,11 @@ class TrainConfig:
         for name in NEED_LABELS:
             yield name in self.losses and not self.qrels, f"{name} needs qrels", "add qrels = ..."
         bad = [s for s in self.strata if len(s) != 3 or not 1 <= s[0] <= s[1] or s[2] < 1]
+        yield (
+            self.positive_windows > 0 and not self.qrels,
+            "positive_windows needs qrels",
+            "add qrels = ... of the documents",
+        )
         yield bool(bad) or not self.strata, f"strata: {bad}", "a stratum is [first, last, count]"
         yield self.group_size < 2, "strata give groups of one passage", "a group needs two or more"
 

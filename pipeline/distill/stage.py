@@ -39,11 +39,13 @@ def recipe(config: DistillConfig | TeachConfig) -> Recipe:
     settings: dict[str, Any] = {}
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     for name, value in dataclasses.asdict(config).items():
-        if name in LATER and value == defaults[name] and config.table == "distill":
+        if name in LATER and value == defaults[name]:
             continue
         if name == "dev":
             settings[name] = [
-                [one.name, one.measure, one.depth, one.limit, one.field] for one in config.dev
+                [one.name, one.measure, one.depth, one.limit, one.field]
+                + [one.windows] * (one.windows != "none")
+                for one in config.dev
             ]
         elif name == "intermediate" and value:
             settings[name] = {key: value[key] for key in value if key != "teacher"}

@@ -5,12 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from trainings import WORDS
 
-WORDS = (
-    *("apple", "pear", "plum", "tree", "leaf", "root", "car", "train", "road", "wheel", "engine"),
-    *("fuel", "sea", "ship", "wave", "salt", "fish", "moon", "star", "sun", "sky", "cloud", "rain"),
-    *("wind", "stone", "sand"),
-)
 TOPICS = 24
 
 
