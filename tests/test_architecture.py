@@ -68,6 +68,7 @@ LAYERS = [
         "encode",
         "tokenize",
         "windows",
+        "augment",
         "dense",
         "rerank",
         "fuse",

@@ -14,6 +14,7 @@ import typer
 
 from pipeline import __version__, telemetry
 from pipeline.cli import (
+    augment,
     compare,
     demo,
     evaluate,
@@ -60,6 +61,7 @@ app = typer.Typer(
 stages.register(app)
 tokenize.register(app)
 windows.register(app)
+augment.register(app)
 rerank.register(app)
 evaluate.register(app)
 lint.register(app)
