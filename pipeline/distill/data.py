@@ -9,6 +9,7 @@ from pipeline.collection import documents, load_texts
 from pipeline.distill.groups import TeacherRun, read_pool, relevant, relevant_windows, with_relevant
 from pipeline.distill.settings import TeachConfig
 from pipeline.errors import PipelineError
+from pipeline.report import SILENT, Reporter
 from pipeline.topics import read_topics
 from pipeline.trec import read_qrels
 
@@ -34,7 +35,9 @@ class Data:
     passages: Rows
 
 
-def read_data(config: DistillConfig | TeachConfig, tokens: Tokenise) -> Data:
+def read_data(
+    config: DistillConfig | TeachConfig, tokens: Tokenise, reporter: Reporter = SILENT
+) -> Data:
     """Read candidates, scores, labels and texts, and tokenise every topic and passage once.
 
     Args:
@@ -76,6 +79,12 @@ def read_data(config: DistillConfig | TeachConfig, tokens: Tokenise) -> Data:
             f"{run}: {len(qids)} topics have {config.group_size} candidates "
             f"or more, fewer than topics_per_step = {config.topics_per_step}",
             "retrieve more candidates, or use smaller groups or steps",
+        )
+    if left_out := len(pool.rows) - len(qids):
+        label = " or no relevant one" if isinstance(config, TeachConfig) else ""
+        reporter.notice(
+            f"{left_out:,} of {len(pool.rows):,} topics have fewer than {config.group_size} "
+            f"candidates{label}, and are left out"
         )
     queries = tokens((topics[qid] for qid in qids), config.max_query_tokens)
     asked = "run, or the qrels," if isinstance(config, TeachConfig) else "run"

@@ -19,6 +19,7 @@ from pipeline.distill.groups import Stratum, epoch_order, group
 from pipeline.distill.rankers import Student
 from pipeline.distill.settings import DistillConfig, TeachConfig
 from pipeline.distill.twin import TwinStudent
+from pipeline.report import SILENT, Reporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -70,10 +71,15 @@ class Ranking:
     """Scores of groups of candidates: by teacher runs, by labels, and by the model's own losses."""
 
     def __init__(
-        self, config: DistillConfig | TeachConfig, ranker: Ranker, device: torch.device, cast: Cast
+        self,
+        config: DistillConfig | TeachConfig,
+        ranker: Ranker,
+        device: torch.device,
+        cast: Cast,
+        reporter: Reporter = SILENT,
     ) -> None:
         self._config, self._ranker, self._device, self._cast = config, ranker, device, cast
-        self._data = read_data(config, ranker.tokens)
+        self._data = read_data(config, ranker.tokens, reporter)
         self.units, self.pairs = self._data.qids, config.group_size
         self._strata = [Stratum(*numbers) for numbers in config.strata]
         limits = forward.Limits(config.max_query_tokens, config.max_tokens)
@@ -177,7 +183,12 @@ class RawText:
         return {"texts": len(self.units)}
 
 
-def objective(config: DistillConfig | TeachConfig, device: torch.device, cast: Cast) -> Objective:
+def objective(
+    config: DistillConfig | TeachConfig,
+    device: torch.device,
+    cast: Cast,
+    reporter: Reporter = SILENT,
+) -> Objective:
     """Make what an experiment asks for.
 
     Args:
@@ -187,9 +198,9 @@ def objective(config: DistillConfig | TeachConfig, device: torch.device, cast: C
         PipelineError: unusable settings or inputs.
     """
     if isinstance(config, TeachConfig):
-        return Ranking(config, Classifier(config, device), device, cast)
+        return Ranking(config, Classifier(config, device), device, cast, reporter)
     if config.raw_text:
         return RawText(config, device, cast)
     if config.twin:
-        return Ranking(config, TwinStudent(config, device), device, cast)
-    return Ranking(config, Student(config, device), device, cast)
+        return Ranking(config, TwinStudent(config, device), device, cast, reporter)
+    return Ranking(config, Student(config, device), device, cast, reporter)

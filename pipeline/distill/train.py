@@ -68,7 +68,7 @@ def train(
     # No cache of casts: it would be shared, and freed, between workers.
     bf16 = precision == "bf16"
     cast = partial(torch.autocast, device.type, torch.bfloat16, enabled=bf16, cache_enabled=False)
-    learnt = objective(config, device, cast)
+    learnt = objective(config, device, cast, reporter)
     model = learnt.module
     step_pairs = config.topics_per_step * learnt.pairs
 

@@ -147,6 +147,21 @@ def test_killed_before_every_kind_of_write_it_ends_in_the_same_weights(
     assert results(tmp_path / "crashed") == results(tmp_path / "undisturbed")
 
 
+def test_topics_with_too_few_candidates_are_counted(
+    tiny_bert: Path, training_data: Path, tmp_path: Path
+):
+    lines = (training_data / "teacher.run").read_text().splitlines(keepends=True)
+    (tmp_path / "teacher.run").write_text("".join(lines[3:12] + lines[21:]))
+    config = settings(
+        tiny_bert, training_data, tmp_path,
+        teacher_runs=(tmp_path / "teacher.run",), teacher_weights=(), steps=1, dev=(),
+    )  # fmt: skip
+    reporter = Recorder()
+    assert distill(config, reporter).counts["topics"] == 23
+    said = "1 of 24 topics have fewer than 4 candidates, and are left out"
+    assert said in reporter.notices
+
+
 def test_a_fresh_student_is_left_alone(tiny_bert: Path, training_data: Path, tmp_path: Path):
     """A second call trains no step; force trains again and gets the same weights."""
     config = settings(tiny_bert, training_data, tmp_path)
