@@ -77,6 +77,8 @@ def export(settings: ExportSettings, reporter: Reporter = SILENT) -> Outcome:
         folder = locate(settings.model)
         pairs = list(real_pairs())
         model = exported.Original(folder)
+        if settings.onnx:
+            model.need_graph()
         reporter.notice(f"scoring {sum(len(p) for _, p in pairs):,} real pairs by each form")
         original = model.scores(pairs)
         counts = {"pairs": sum(map(len, original)), "topics": len(original)}

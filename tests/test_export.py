@@ -11,6 +11,7 @@ import pytest
 from killing import run
 from refusal import refused
 from tiny_models import change, make, make_twin
+from trainings import Recorder
 
 from pipeline import export as stage
 from pipeline.export import ExportSettings, export
@@ -144,8 +145,10 @@ def test_onnx_is_refused_where_it_cannot_be_had(
             export(ExportSettings(str(model), tmp_path / "out", onnx=True))
     pytest.importorskip("onnx")
     other = make(tmp_path / "other", "distilbert")
+    reporter = Recorder()
     with refused("not for model_type = distilbert", "without --onnx"):
-        export(ExportSettings(str(other), tmp_path / "out", onnx=True))
+        export(ExportSettings(str(other), tmp_path / "out", onnx=True), reporter)
+    assert reporter.notices == []  # before any pair is scored
     change(model / "config.json", hidden_act="relu")
     with refused("hidden_act = relu"):
         export(ExportSettings(str(model), tmp_path / "out", onnx=True))

@@ -46,6 +46,10 @@ class Original:
         """Score the passages of each topic."""
         return [self._ranker.score(query, passages).scores for query, passages in pairs]
 
+    def need_graph(self) -> None:
+        """Fail before anything is scored if no graph can be written."""
+        onnx.need_bert(self._model.config)
+
     def graph(self) -> bytes:
         """Write down the ONNX graph."""
         return onnx.graph(self._model)

@@ -43,15 +43,12 @@ def need_packages() -> None:
         ) from None
 
 
-def graph(model: Any) -> bytes:
-    """Write down a `BertForSequenceClassification` in float32.
-
-    Inputs are int64 of shape (pairs, length); `logits` is float32 of shape (pairs, labels).
+def need_bert(config: Any) -> None:
+    """Fail before any work over a model that no graph is written for.
 
     Raises:
-        PipelineError: the model is no BERT, or its activation or positions are unusual.
+        PipelineError: the model is no BERT, or its activation is unusual.
     """
-    config = model.config
     unusual = [
         f"{name} = {getattr(config, name, None)}"
         for name, usual in (("model_type", "bert"), ("hidden_act", "gelu"))
@@ -62,6 +59,14 @@ def graph(model: Any) -> bytes:
             f"ONNX is written for BERT cross-encoders, not for {', '.join(unusual) or 'decoders'}",
             "export without --onnx, or use the exporter of the library the model comes from",
         )
+
+
+def graph(model: Any) -> bytes:
+    """Write down a `BertForSequenceClassification` in float32; see `need_bert`.
+
+    Inputs are int64 of shape (pairs, length); `logits` is float32 of shape (pairs, labels).
+    """
+    need_bert(model.config)
     return _Graph(model).finished()
 
 
