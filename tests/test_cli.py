@@ -132,3 +132,31 @@ def test_evaluate_prints_tables_for_people_papers_and_machines(folder: Path) -> 
     assert f"{table['runs'][0]['mean']['nDCG@10']:.4f}" == first.split()[1]
     assert run(*words, "--markdown", cwd=folder).stdout.startswith("| run")
     assert run(*words, "--latex", cwd=folder).stdout.startswith(r"\begin{tabular}")
+
+
+@pytest.mark.parametrize(
+    "made_of_it", ["RuntimeError('torch\\'s own words')", "PipelineError('a', 'b')"]
+)
+def test_an_interrupt_is_one_whatever_a_library_makes_of_it(made_of_it: str) -> None:
+    """As libraries do that are interrupted while they load."""
+    code = f"""
+import os, signal, sys, time
+from pipeline.cli.main import app, main
+from pipeline.errors import PipelineError
+
+@app.command()
+def loads() -> None:
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+    except Exception as error:
+        raise {made_of_it} from error
+
+sys.argv = ["pipeline", "loads"]
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 130
+    assert done.stderr.startswith("\npipeline: interrupted; finished parts are kept\n")

@@ -49,6 +49,8 @@ FULL = -1  # standard output could not be written: exit code 1, and nothing more
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 _UNREADABLE = re.compile(r"path '(?P<path>.*)' is not readable", re.IGNORECASE | re.DOTALL)
 
+_signals: list[int] = []  # that asked us to stop
+
 app = typer.Typer(
     name="pipeline",
     help="BM25, then a distilled reranker, into TREC run files: resumable, explained, offline.",
@@ -134,29 +136,37 @@ def _run() -> int:
             return 1
         error.show()  # type: ignore[attr-defined]
         return 2
-    except PipelineError as error:
+    except (BrokenPipeError, Interrupted):
+        raise
+    except Exception as error:
+        # Libraries, torch among them as it loads, may make another error of an interrupt.
+        if _signals:
+            raise Interrupted(_signals[-1]) from error
+        return _failed(error, debug=debug)
+    return 0
+
+
+def _failed(error: Exception, *, debug: bool) -> int:
+    """Tell what went wrong; what is no mistake of the user's comes as it is where they debug."""
+    if isinstance(error, PipelineError):
         if debug:
             traceback.print_exc()
         _tell(error)
         return error.exit_code
-    except (BrokenPipeError, Interrupted):
-        raise
-    except MemoryError:
+    if isinstance(error, MemoryError):
         print("pipeline: out of memory\n  lower --threads or --depth", file=sys.stderr)
         return 1
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in NO_SPACE and error.filename is None:
-            raise
-        if debug:
-            raise
-        name = type(error).__name__
-        print(
-            f"pipeline: unexpected {name}: {one_line(str(error))[:300]}\n"
-            "  a fault of the program: run it again as `pipeline --debug ...` and report it",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
+    if isinstance(error, OSError) and error.errno in NO_SPACE and error.filename is None:
+        raise error
+    if debug:
+        raise error
+    name = type(error).__name__
+    print(
+        f"pipeline: unexpected {name}: {one_line(str(error))[:300]}\n"
+        "  a fault of the program: run it again as `pipeline --debug ...` and report it",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def _tell(error: PipelineError) -> None:
@@ -173,6 +183,7 @@ def _interrupted(stop: Interrupted) -> int:
 
 def _catch_signals() -> None:
     def stop(number: int, _frame: FrameType | None) -> None:
+        _signals.append(number)
         raise Interrupted(number)
 
     signal.signal(signal.SIGINT, stop)
