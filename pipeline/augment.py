@@ -32,9 +32,10 @@ if TYPE_CHECKING:
     from pipeline.topics import Topics
 
 VERSION = 1
-PART = 128  # topics
+PART = 64  # topics
 MOST = 1_000_000
-PIECES = re.compile(r"\w+|\W+")
+PIECES = re.compile(r"\w+(?:['\u2019]\w+)*|\W+")  # words, what stands between them
+VARIANT = re.compile(r"(.+)~([1-9][0-9]{0,6})", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -82,17 +83,17 @@ def augment(settings: AugmentSettings, reporter: Reporter = SILENT) -> Outcome:
             return job.outcome
         topics = read_topics(settings.topics, settings.field)
         _need_free_ids(settings, topics)
-        parts = [path.read_bytes() for path in _parts(settings, topics, job, reporter)]
-        ids = {line.partition(b"\t")[0].decode() for part in parts for line in part.splitlines()}
-        counts = {
-            "topics": len(topics),
-            "variants": len(ids) - len(topics),
-            "unvaried": sum(f"{qid}~1" not in ids for qid in topics),
-        }
+        parts = list(_parts(settings, topics, job, reporter))
+        counts = {"topics": len(topics), "variants": -len(topics), "unvaried": len(topics)}
+        for part in parts:
+            lines = part.read_bytes().splitlines()
+            ids = {line.partition(b"\t")[0].decode() for line in lines}
+            counts["variants"] += len(ids)
+            counts["unvaried"] -= sum(f"{qid}~1" in ids for qid in ids if qid in topics)
         where = places(settings.output, topics=settings.topics, model=settings.model)
         with job.commit(counts, {"places": where}), atomic_file(settings.output) as out:
             for part in parts:
-                out.write(part)
+                out.write(part.read_bytes())
         return job.outcome
 
 
@@ -153,10 +154,11 @@ def variants(
 def _need_free_ids(settings: AugmentSettings, topics: Topics) -> None:
     """Refuse topics that are named as a variant of another would be."""
     for qid in topics:
-        base, mark, number = qid.rpartition("~")
-        if mark and base in topics and number.isdecimal() and int(number) <= settings.copies:
+        named = VARIANT.fullmatch(qid)
+        if named and named[1] in topics and int(named[2]) <= settings.copies:
             raise PipelineError(
-                f"{settings.topics}: topic {shown(qid)} is named as a variant of {shown(base)} is",
+                f"{settings.topics}: topic {shown(qid)} is named as a variant of "
+                f"{shown(named[1])} is",
                 "give topics ids that do not end in ~ and a number",
             )
 
@@ -177,4 +179,4 @@ def _check(settings: AugmentSettings) -> None:
             "augment reads its topics twice, and writes whole files", "name files instead of -"
         )
     need_path(settings.topics, "file of topics")
-    need_apart(settings.output, settings.topics)
+    need_apart(settings.output, settings.topics, locate(settings.model))

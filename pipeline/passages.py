@@ -57,7 +57,7 @@ def windows(text: str, size: int = SIZE, stride: int = STRIDE, limit: int = LIMI
 
 
 def window_id(docid: str, number: int) -> str:
-    """Name a window, counted from 0, as segmented collections do: `D17#3`."""
+    """Name a window, counted from 0: `D17#3`."""
     return f"{docid}#{number}"
 
 
@@ -78,9 +78,10 @@ def blank(text: str) -> bool:
     return all(unicodedata.category(character)[0] in "CZ" for character in text)
 
 
-def longer(text: str, words: int) -> bool:
-    """Whether a text has more words."""
-    return next(islice(_WORD.finditer(text), words, None), None) is not None
+def goes_on(text: str, size: int, stride: int, limit: int) -> bool:
+    """Whether a text goes on behind the last of its `windows`."""
+    reach = size + (limit - 1) * stride
+    return next(islice(_WORD.finditer(text), reach, None), None) is not None
 
 
 def aggregate(

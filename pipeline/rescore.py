@@ -88,8 +88,8 @@ class Task(NamedTuple):
         """Number of documents that go on behind their last window."""
         if how.aggregation in ("none", "firstp"):
             return 0
-        reach = how.window + (how.windows - 1) * how.stride
-        return sum(passages.longer(text, reach) for text in self.texts)
+        cut = (how.window, how.stride, how.windows)
+        return sum(passages.goes_on(text, *cut) for text in self.texts)
 
 
 class Rescored(NamedTuple):

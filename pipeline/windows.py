@@ -22,7 +22,7 @@ from pipeline.store import (
     atomic_file,
     atomic_folder,
     digest_file,
-    digest_folder,
+    digest_json,
     need_path,
     scratch_file,
 )
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pipeline.candidates import Candidates, Texts
 
 VERSION = 1
+MOST = 1 << 31
 COLLECTION, RUN = "collection.jsonl", "candidates.run"  # in the folder that is made
 
 
@@ -55,6 +56,12 @@ class WindowsSettings:
     force: bool = False
 
 
+def digest(output: Path) -> str:
+    """Digest of a finished folder: of its two files, whatever else lies there."""
+    files = [output / name for name in (COLLECTION, RUN)]
+    return digest_json([digest_file(file) if file.is_file() else "missing" for file in files])
+
+
 def windows(settings: WindowsSettings, reporter: Reporter = SILENT) -> Outcome:
     """Cut documents unless the folder is fresh.
 
@@ -62,7 +69,8 @@ def windows(settings: WindowsSettings, reporter: Reporter = SILENT) -> Outcome:
     its beginning, with its score, lowered from one to the next by as little as float32 has.
 
     Counts in the outcome: `topics`; `documents` and `windows`, each once however many topics have
-    it; `documents_cut`, documents that go on behind their last window.
+    it; `deepest`, the most windows of a topic; `documents_cut`, documents that go on behind their
+    last window.
 
     Raises:
         PipelineError: a setting out of its range, a run or source of texts that is not there, or
@@ -84,10 +92,11 @@ def windows(settings: WindowsSettings, reporter: Reporter = SILENT) -> Outcome:
             return Recipe("windows", VERSION, values, inputs)
 
         with producing(
-            settings.output, recipe, force=settings.force, digest=digest_folder, reporter=reporter
+            settings.output, recipe, force=settings.force, digest=digest, reporter=reporter
         ) as job:
             if job.fresh:
                 return job.outcome
+            _need_ours(settings)
             cutter = _Cutter(settings, candidates or _candidates(settings, stack), stack)
             with ExitStack() as making:
                 new = making.enter_context(atomic_folder(settings.output))
@@ -96,6 +105,10 @@ def windows(settings: WindowsSettings, reporter: Reporter = SILENT) -> Outcome:
                 counts = cutter.counts
                 with job.commit(counts, {"places": _places(settings)}):
                     making.pop_all().close()  # the folder takes its name
+            reporter.notice(
+                f"a topic has up to {counts['deepest']:,} windows: to score all of them, "
+                f"rerank --depth {counts['deepest']}"
+            )
             if counts["documents_cut"]:
                 reporter.notice(
                     f"{counts['documents_cut']:,} documents go on behind their last window "
@@ -110,12 +123,19 @@ class _Cutter:
     def __init__(self, settings: WindowsSettings, candidates: Candidates, stack: ExitStack) -> None:
         self._settings, self._candidates = settings, candidates
         self._how = How(
-            settings.depth, False, 1.0, "maxp", settings.window, settings.stride,
-            settings.windows, 1, settings.tag,
-        )  # fmt: skip
+            depth=settings.depth,
+            keep_tail=False,
+            weight=1.0,
+            aggregation="none",
+            window=settings.window,
+            stride=settings.stride,
+            windows=settings.windows,
+            top=1,
+            tag=settings.tag,
+        )
         self._texts = _texts(settings, candidates, stack)
         self._windows: dict[str, int] = {}  # of each document
-        self._unread = 0
+        self._unread = self._deepest = 0
 
     def rankings(self, out: BinaryIO, reporter: Reporter) -> Iterator[Ranking]:
         """Cut the documents of each topic; write new windows to `out`, return the topic's."""
@@ -133,18 +153,19 @@ class _Cutter:
                 for doc in found.scored
                 for number in range(self._windows[doc.docid])
             )
-            yield Ranking(qid, tuple(docs))
+            ranking = Ranking(qid, tuple(docs))
+            self._deepest = max(self._deepest, len(ranking.docs))
+            yield ranking
             reporter.advance(done, len(qids), "topics")
 
     def _cut(self, docid: str, text: str, out: BinaryIO) -> int:
         """Write the windows of a document; how many there are."""
-        settings = self._settings
-        cut = passages.windows(text, settings.window, settings.stride, settings.windows)
+        how = (self._settings.window, self._settings.stride, self._settings.windows)
+        cut = passages.windows(text, *how)
         for number, one in enumerate(cut):
             row = {"id": passages.window_id(docid, number), "contents": one}
             out.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-        reach = settings.window + (settings.windows - 1) * settings.stride
-        self._unread += passages.longer(text, reach)
+        self._unread += passages.goes_on(text, *how)
         return len(cut)
 
     @property
@@ -154,8 +175,25 @@ class _Cutter:
             "topics": len(self._candidates.qids),
             "documents": len(self._windows),
             "windows": sum(self._windows.values()),
+            "deepest": self._deepest,
             "documents_cut": self._unread,
         }
+
+
+def _need_ours(settings: WindowsSettings) -> None:
+    """Refuse to replace a folder together with what others put there.
+
+    Raises:
+        PipelineError: so it would be.
+    """
+    if settings.force or not settings.output.is_dir():
+        return
+    others = sorted({path.name for path in settings.output.iterdir()} - {COLLECTION, RUN})
+    if others:
+        raise PipelineError(
+            f"{settings.output}: {shown(others[0])} lies there, and would be lost",
+            "move it away, choose another output, or add --force",
+        )
 
 
 def _candidates(settings: WindowsSettings, stack: ExitStack) -> Candidates:
@@ -193,13 +231,15 @@ def _check(settings: WindowsSettings) -> None:
     most = MAX_DOCS // max(settings.depth, 1)  # windows of a document: a topic has to be readable
     for name, value, low, high in (
         ("depth", settings.depth, 1, MAX_DOCS),
-        ("window", settings.window, 1, None),
+        ("window", settings.window, 1, MOST),
         ("stride", settings.stride, 1, settings.window),
         ("max-windows", settings.windows, 1, most),
     ):
-        if value < low or (high is not None and value > high):
-            bound = f"from {low:,} to {high:,}" if high is not None else f"{low:,} or more"
-            raise PipelineError(f"--{name} {value} is out of range", f"choose a number {bound}")
+        if not low <= value <= high:
+            why = f": a run has at most {MAX_DOCS:,} lines a topic" if name == "max-windows" else ""
+            raise PipelineError(
+                f"--{name} {value} is out of range", f"choose from {low:,} to {high:,}{why}"
+            )
     need_path(settings.run, "run")
     indexes = () if settings.index is None else paths(settings.index)
     need_apart(settings.output, settings.run, settings.collection, *indexes)

@@ -15,7 +15,7 @@ from refusal import check_two_lines, refused
 from typer.testing import CliRunner
 
 from pipeline import augment as stage
-from pipeline.augment import AugmentSettings, augment, variants
+from pipeline.augment import PIECES, AugmentSettings, augment, variants
 from pipeline.cli.main import app
 from pipeline.errors import InputError, PipelineError
 from pipeline.models.masked import MaskedModel
@@ -78,6 +78,8 @@ def test_replacements_are_what_the_model_finds_likely(masked: Path):
 def test_a_word_of_several_tokens_or_of_none_stays(masked: Path):
     """The model fills single tokens, and knows nothing of unknown ones; markup is text."""
     model = MaskedModel(masked)
+    assert PIECES.findall("a dog's tree") == ["a", " ", "dog's", " ", "tree"]
+    assert model.replacements(["dog's"], 3) == [[]]
     found = model.replacements(["dogs", " ", "xylophone", " ", "[", "MASK", "]", " ", "tree"], 3)
     assert [len(words) for words in found] == [0, 0, 0, 0, 0, 0, 0, 0, 3]
     assert model.replacements([], 3) == []
@@ -207,10 +209,11 @@ def test_settings_that_cannot_be(chosen: AugmentSettings, changes: dict[str, Any
 
 def test_a_topic_that_is_named_as_a_variant(chosen: AugmentSettings):
     with chosen.topics.open("a") as topics:
-        topics.write("q1~20\ttext\nq1~x\ttext\nq9~1\ttext\n")
+        for number in ("q1~20", "q1~x", "q9~1", "q1~02", "q1~0", f"q1~{'9' * 5000}"):
+            topics.write(f"{number}\ttext\n")
     with refused("topic 'q1~20' is named as a variant of 'q1' is", "ids"):
         augment(chosen)
-    assert augment(replace(chosen, copies=19)).computed
+    assert augment(replace(chosen, copies=19)).counts["unvaried"] == 7
 
 
 def test_malformed_topics_are_named_with_their_line(chosen: AugmentSettings):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.passages import Aggregation, aggregate, blank, longer, windows
+from pipeline.passages import Aggregation, aggregate, blank, goes_on, windows
 
 
 def words(count: int) -> str:
@@ -49,11 +49,13 @@ def test_what_no_tokenizer_sees_is_blank(text: str, nothing: bool) -> None:
     assert blank(text) is nothing
 
 
-def test_longer_counts_words() -> None:
-    """More than so many, however they are set apart."""
-    assert not longer(" a  b\nc ", 3)
-    assert longer(" a  b\nc ", 2)
-    assert not longer("", 0)
+@pytest.mark.parametrize(("size", "stride", "limit"), [(3, 2, 1), (10, 5, 4), (4, 4, 2)])
+def test_a_text_goes_on_if_its_windows_leave_a_word_out(size: int, stride: int, limit: int) -> None:
+    """However the words are set apart."""
+    for count in range(40):
+        text = "  ".join(words(count).split()) + "\n"
+        cut = windows(text, size, stride, limit)
+        assert goes_on(text, size, stride, limit) is (cut[-1].split()[-1:] != text.split()[-1:])
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3])

@@ -24,7 +24,7 @@ from pipeline.index import IndexSettings, index
 from pipeline.rerank import RerankSettings, rerank
 from pipeline.stage import read_sidecar, sidecar_path
 from pipeline.trec import read_run
-from pipeline.windows import WindowsSettings, windows
+from pipeline.windows import WindowsSettings, digest, windows
 
 LONG = " ".join(f"word{n}" for n in range(23))
 
@@ -72,7 +72,13 @@ def test_documents_are_cut_and_stay_in_their_order(chosen: WindowsSettings):
         "q2": ["long#0", "long#1", "long#2", "long#3", "a#b#0"],
         "q1": ["empty#0", "long#0", "long#1", "long#2", "long#3"],
     }
-    assert done.counts == {"topics": 2, "documents": 3, "windows": 6, "documents_cut": 0}
+    assert done.counts == {
+        "topics": 2,
+        "documents": 3,
+        "windows": 6,
+        "deepest": 5,
+        "documents_cut": 0,
+    }
     assert list(map(passages.document_of, ranked(chosen.output)["q2"]))[-1] == ("a#b", 0)
 
 
@@ -88,7 +94,13 @@ def test_what_lies_behind_depth_and_last_window_is_left_out(chosen: WindowsSetti
     """And the second is told."""
     done = windows(replace(chosen, depth=1, windows=2))
     assert ranked(chosen.output) == {"q2": ["long#0", "long#1"], "q1": ["empty#0"]}
-    assert done.counts == {"topics": 2, "documents": 2, "windows": 3, "documents_cut": 1}
+    assert done.counts == {
+        "topics": 2,
+        "documents": 2,
+        "windows": 3,
+        "deepest": 2,
+        "documents_cut": 1,
+    }
 
 
 @pytest.mark.jvm
@@ -190,7 +202,7 @@ def test_after_a_crash_what_is_called_finished_is(
         except KeyboardInterrupt:
             sidecar = read_sidecar(chosen.output)
             if sidecar is not None and sidecar["state"] == "finished":
-                assert store.digest_folder(chosen.output) == sidecar["output"]["sha256"]
+                assert digest(chosen.output) == sidecar["output"]["sha256"]
     assert fatal > 4
     monkeypatch.undo()
     windows(other)
@@ -212,6 +224,7 @@ def test_the_command_says_what_it_did(chosen: WindowsSettings):
     assert json.loads(done.stdout)["counts"]["windows"] == 4
     told = CliRunner().invoke(app, [*command, "--force"])
     assert "1 documents go on behind their last window (--max-windows)" in told.stderr
+    assert "a topic has up to 3 windows: to score all of them, rerank --depth 3" in told.stderr
     assert sidecar_path(chosen.output).exists()
 
 
@@ -236,6 +249,7 @@ def test_a_run_may_come_from_standard_input(
     [
         ({"depth": 0}, "--depth 0 is out of range"),
         ({"window": 0}, "--window 0 is out of range"),
+        ({"window": 10**23}, f"--window {10**23} is out of range"),
         ({"stride": 11}, "--stride 11 is out of range"),
         ({"windows": 0}, "--max-windows 0 is out of range"),
         ({"windows": 1_000_000}, "--max-windows 1000000 is out of range"),
@@ -271,6 +285,17 @@ def test_a_run_that_is_none(chosen: WindowsSettings, line: str, said: str):
     with refused(said, kind=InputError):
         windows(chosen)
     assert not chosen.output.exists()
+
+
+def test_what_others_put_beside_the_windows_is_not_lost(chosen: WindowsSettings):
+    """It makes nothing stale, and stops a folder from being replaced."""
+    windows(chosen)
+    (chosen.output / "mine.run").write_text("work of hours")
+    assert not windows(chosen).computed
+    with refused("'mine.run' lies there, and would be lost", "--force"):
+        windows(replace(chosen, stride=4))
+    assert (chosen.output / "mine.run").exists()
+    assert windows(replace(chosen, stride=4, force=True)).computed
 
 
 def test_inputs_that_are_not_there(chosen: WindowsSettings):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.collection import documents, load_texts
 from pipeline.distill.groups import TeacherRun, read_pool, relevant, relevant_windows, with_relevant
-from pipeline.distill.settings import TeachConfig
+from pipeline.distill.settings import NEED_LABELS, TeachConfig
 from pipeline.errors import PipelineError
 from pipeline.report import SILENT, Reporter
 from pipeline.topics import read_topics
@@ -60,9 +60,16 @@ def read_data(
         teachers = list(map(TeacherRun, config.teacher_runs, shares))
         pool = read_pool(teachers, topics, raw=config.raw_scores)
     if config.positive_windows:
-        pool, positives = relevant_windows(pool, qrels, config.positive_windows)
+        pool, positives = relevant_windows(pool, qrels, config.positive_windows, run)
     else:
         positives = relevant(pool, qrels)
+    labelled = config.positive_windows > 0 or any(name in config.losses for name in NEED_LABELS)
+    if labelled and not any(positives.values()):
+        raise PipelineError(
+            f"{config.qrels}: no candidate of {run} is relevant",
+            "check that both are of the same topics and passages; for windows of documents, with "
+            "judgements of the documents, set positive_windows",
+        )
     qids = [
         qid
         for qid, row in pool.rows.items()
@@ -70,11 +77,6 @@ def read_data(
         and (positives.get(qid) or not isinstance(config, TeachConfig))
     ]
     if len(qids) < config.topics_per_step:
-        if isinstance(config, TeachConfig) and not any(positives.values()):
-            raise PipelineError(
-                f"{config.qrels}: no topic of {run} has a relevant passage here",
-                "check that both are of the same topics",
-            )
         raise PipelineError(
             f"{run}: {len(qids)} topics have {config.group_size} candidates "
             f"or more, fewer than topics_per_step = {config.topics_per_step}",

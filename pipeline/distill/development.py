@@ -16,7 +16,7 @@ from pipeline.topics import read_topics
 from pipeline.trec import Ranking, ScoredDoc, ordered, read_qrels, read_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -76,6 +76,13 @@ def _load(one: DevSet, tokens: Tokenise, limits: Limits) -> _Loaded:
         raise PipelineError(
             f"{one.run}: no topic of this run is judged in {one.qrels}", "check the development set"
         )
+    if not any(
+        document in qrels[ranking.qid] for ranking in rankings for document in _ids(ranking, one)
+    ):
+        raise PipelineError(
+            f"{one.run}: no candidate of this run is judged in {one.qrels}",
+            'check the development set; of windows of documents, say how: windows = "maxp"',
+        )
     rankings.sort(key=lambda r: hashlib.sha256(r.qid.encode()).digest())
     rankings = rankings[: one.limit or None]
     qrels = {ranking.qid: qrels[ranking.qid] for ranking in rankings}
@@ -85,11 +92,17 @@ def _load(one: DevSet, tokens: Tokenise, limits: Limits) -> _Loaded:
     return _Loaded(one.name, one.measure, one.windows, qrels, rankings, queries, passages)
 
 
+def _ids(ranking: Ranking, one: DevSet) -> Iterator[str]:
+    """What judgements know the candidates by."""
+    for doc in ranking.docs:
+        yield doc.docid if one.windows == "none" else document_of(doc.docid)[0]
+
+
 def _first(docs: Sequence[ScoredDoc], one: DevSet) -> tuple[ScoredDoc, ...]:
     """Keep the candidates that are scored; of documents in windows, whole documents."""
     if one.windows == "none":
         return tuple(docs[: one.depth])
-    of = [window_of(doc.docid, f"dev {one.name}")[0] for doc in docs]
+    of = [window_of(doc.docid, one.run)[0] for doc in docs]
     kept = set(list(dict.fromkeys(of))[: one.depth])
     return tuple(doc for doc, document in zip(docs, of, strict=True) if document in kept)
 

@@ -88,14 +88,14 @@ def read_pool(teachers: Sequence[TeacherRun], topics: Topics, *, raw: bool = Fal
         raw: scores are logits of like scale, and averaged as they are.
 
     Raises:
-        PipelineError: a topic of the first run is unknown, or two runs share no topic.
+        PipelineError: a topic of the first run is unknown, or two runs share no topic or candidate.
     """
     on_one_scale = (lambda scores: scores) if raw else standardised
     places: dict[str, int] = {}
     first: dict[str, tuple[NDArray[np.int32], NDArray[np.float32]]] = {}
     total: dict[str, NDArray[np.float32]] = {}
     for number, teacher in enumerate(teachers):
-        met = 0
+        met = shared = 0
         for ranking in read_run(teacher.run):
             if number == 0:
                 if ranking.qid not in topics:
@@ -111,6 +111,7 @@ def read_pool(teachers: Sequence[TeacherRun], topics: Topics, *, raw: bool = Fal
                 total[ranking.qid] = np.float32(teacher.weight) * on_one_scale(scores)
             elif ranking.qid in first:
                 other = {places.get(d.docid, -1): d.score for d in ranking.docs}
+                shared += len(other.keys() - {-1})
                 lowest = min(other.values())
                 docs = first[ranking.qid][0]
                 scores = np.fromiter((other.get(int(d), lowest) for d in docs), np.float32)
@@ -120,6 +121,11 @@ def read_pool(teachers: Sequence[TeacherRun], topics: Topics, *, raw: bool = Fal
             raise PipelineError(
                 f"{teacher.run}: {len(first) - met} topics of the first teacher run are missing",
                 "give runs over the same topics",
+            )
+        if number and not shared:
+            raise PipelineError(
+                f"{teacher.run}: shares no candidate with the first teacher run",
+                "give runs over the same passages",
             )
     spreads = {qid: 1.0 if raw else float(scores.std()) for qid, (_, scores) in first.items()}
     mean_spread = float(np.mean(list(spreads.values()))) or 1.0
@@ -185,7 +191,7 @@ def relevant(pool: Pool, qrels: Qrels, least: int = 1) -> dict[str, set[int]]:
 
 
 def relevant_windows(
-    pool: Pool, qrels: Qrels, keep: int, least: int = 1
+    pool: Pool, qrels: Qrels, keep: int, run: Path, least: int = 1
 ) -> tuple[Pool, dict[str, set[int]]]:
     """Label windows by the judgements of their documents, and take noisy ones out.
 
@@ -196,6 +202,7 @@ def relevant_windows(
     Args:
         pool: of windows, named as `passages.window_id` does.
         qrels: of documents.
+        run: where the candidates are from, for the error.
 
     Returns:
         The pool without the noisy windows, and the relevant ones as places in `Pool.docids`.
@@ -203,7 +210,7 @@ def relevant_windows(
     Raises:
         PipelineError: a candidate that is no window.
     """
-    documents = [window_of(docid, "positive_windows")[0] for docid in pool.docids]
+    documents = [window_of(docid, run)[0] for docid in pool.docids]
     rows, positives = {}, {}
     for qid, row in pool.rows.items():
         grades = qrels.get(qid, {})
@@ -218,11 +225,8 @@ def relevant_windows(
     return Pool(pool.docids, rows), positives
 
 
-def window_of(candidate: str, setting: str) -> tuple[str, int]:
-    """Return the document of a candidate, and which of its windows it is.
-
-    Args:
-        setting: what asks for windows, for the error.
+def window_of(candidate: str, run: Path) -> tuple[str, int]:
+    """Return the document of a candidate of a run, and which of its windows it is.
 
     Raises:
         PipelineError: the candidate is no window.
@@ -231,8 +235,8 @@ def window_of(candidate: str, setting: str) -> tuple[str, int]:
         return document_of(candidate)
     except ValueError:
         raise PipelineError(
-            f"{setting}: the candidate {shown(candidate)} is no window of a document",
-            "cut the documents, and give runs of their windows: pipeline windows",
+            f"{run}: {shown(candidate)} is no window of a document",
+            "positive_windows and windows of a dev set are for runs of what pipeline windows cut",
         ) from None
 
 

@@ -25,15 +25,18 @@ NEED_LABELS = ("lce", "bce", "hinge")
 INSIDE_NAMES = ("embedding", "hidden", "attention", "relations")
 MAX_TOKENS = 512
 NOT_IN_RECIPE = ("output", "work", "checkpoint_every")
-# Settings that came later: recorded where they differ from their defaults, so that students made
+# Settings that came later: recorded where they differ from their defaults, so that models made
 # before stay fresh.
-LATER = frozenset(
-    {
-        "raw_scores", "adr_mse", "soft_ce", "bce", "hinge", "size", "projected_embeddings",
-        "narrowed",
-        "intermediate", "twin", "raw_text", "accumulate", "patience", "positive_windows",
-    }
-)  # fmt: skip
+LATER = {
+    "distill": frozenset(
+        {
+            "raw_scores", "adr_mse", "soft_ce", "bce", "hinge", "size", "projected_embeddings",
+            "narrowed", "intermediate", "twin", "raw_text", "accumulate", "patience",
+            "positive_windows",
+        }
+    ),
+    "teach": frozenset({"positive_windows"}),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -323,7 +326,8 @@ class TeachConfig(TrainConfig):
     """The keys of `[teach]` in an experiment file: fine-tuning of a large ranker by labels.
 
     `base` is any encoder, cross-encoders among them. Candidates that are judged relevant and that
-    the run lacks join it at the end; topics without any known relevant passage are left out. A
+    the run lacks join it at the end, but for windows of documents, which have to be in a run of
+    their scores; topics without any known relevant passage are left out. A
     group is one relevant passage and `strata` of the others: negatives from the ranks you choose.
     """
 

@@ -39,7 +39,7 @@ def recipe(config: DistillConfig | TeachConfig) -> Recipe:
     settings: dict[str, Any] = {}
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     for name, value in dataclasses.asdict(config).items():
-        if name in LATER and value == defaults[name]:
+        if name in LATER[config.table] and value == defaults[name]:
             continue
         if name == "dev":
             settings[name] = [

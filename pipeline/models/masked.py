@@ -67,7 +67,8 @@ class MaskedModel:
 
         Returns:
             For each piece, probable words first; none for what is no word, for a word of several
-            tokens (the model fills single tokens), and for what is behind the longest input.
+            tokens (the model fills single ones) or that it does not know, and for what is behind
+            the longest input.
         """
         ids = [self._tokenizer.cls_token_id]
         places: dict[int, int] = {}  # piece -> where its token stands

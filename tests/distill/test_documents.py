@@ -16,12 +16,12 @@ from pipeline.distill.development import _first
 from pipeline.distill.groups import Pool, Row, relevant_windows
 from pipeline.distill.settings import DevSet
 from pipeline.distill.stage import distill
-from pipeline.errors import PipelineError
 from pipeline.measures import evaluate_rankings
 from pipeline.rerank import RerankSettings, rerank
 from pipeline.trec import read_qrels, read_run
 from pipeline.windows import WindowsSettings, windows
 
+RUN = Path("teacher.run")
 CUT = {"window": 6, "stride": 6}
 
 
@@ -72,13 +72,13 @@ def test_the_best_windows_of_a_document_inherit_its_label():
     docids = ["a#0", "a#1", "a#2", "b#0", "b#1", "c#0", "a#b#0"]
     row = Row(np.array([3, 1, 0, 4, 5, 2, 6], np.int32), np.arange(7, 0, -1).astype(np.float32))
     qrels = {"q": {"a": 1, "b": 0, "a#b": 2, "d": 1}, "other": {"c": 1}}
-    pool, positives = relevant_windows(Pool(docids, {"q": row}), qrels, keep=1)
+    pool, positives = relevant_windows(Pool(docids, {"q": row}), qrels, 1, RUN)
     assert [docids[place] for place in pool.rows["q"].docs] == ["b#0", "a#1", "b#1", "c#0", "a#b#0"]
     assert pool.rows["q"].scores.tolist() == [7, 6, 4, 3, 1]
     assert positives == {"q": {1, 6}}
-    _, two = relevant_windows(Pool(docids, {"q": row}), qrels, keep=2)
+    _, two = relevant_windows(Pool(docids, {"q": row}), qrels, 2, RUN)
     assert two == {"q": {0, 1, 6}}
-    _, unjudged = relevant_windows(Pool(docids, {"q": row}), {}, keep=1)
+    _, unjudged = relevant_windows(Pool(docids, {"q": row}), {}, 1, RUN)
     assert unjudged == {"q": set()}
 
 
@@ -131,7 +131,7 @@ def test_depth_counts_documents(data: Path):
     [
         ({"positive_windows": 1, "qrels": None, "lce": 0.0}, "positive_windows needs qrels"),
         ({"positive_windows": -1}, "positive_windows = -1"),
-        ({"positive_windows": 1}, "positive_windows: the candidate 'd"),
+        ({"positive_windows": 1}, "is no window of a document"),
     ],
 )
 def test_settings_that_cannot_be(
@@ -146,5 +146,52 @@ def test_a_development_set_without_windows_is_refused(
 ):
     config = settings(tiny_bert, training_data, tmp_path)
     of_windows = replace(config.dev[0], windows="maxp")
-    with refused("dev words: the candidate", "pipeline windows", PipelineError):
+    with refused(f"{config.dev[0].run}: 'd", "pipeline windows"):
         distill(replace(config, dev=(of_windows,)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"positive_windows": 0, "lce": 1.0},  # windows are not what the judgements know
+        {"positive_windows": 1, "qrels": "of-windows.txt"},
+        {"positive_windows": 1, "qrels": "of-others.txt"},
+    ],
+)
+def test_labels_that_no_candidate_has(
+    tiny_bert: Path, data: Path, tmp_path: Path, changes: dict[str, object]
+):
+    """Hours of learning nothing from them are refused."""
+    (tmp_path / "of-windows.txt").write_text("q0 0 d1#0 1\n")
+    (tmp_path / "of-others.txt").write_text("q0 0 nowhere 1\n")
+    qrels = {"qrels": tmp_path / str(changes["qrels"])} if "qrels" in changes else {}
+    config = settings(
+        tiny_bert, data, tmp_path,
+        collection=data / "cut", teacher_runs=(data / "teacher.run",), teacher_weights=(),
+        dev=(), **changes | qrels,
+    )  # fmt: skip
+    with refused("no candidate of", "set positive_windows"):
+        distill(config)
+
+
+def test_development_sets_that_judge_no_candidate(tiny_bert: Path, data: Path, tmp_path: Path):
+    """Its figure would be 0 for ever."""
+    of_passages = replace(dev(data), windows="none")
+    config = settings(
+        tiny_bert, data, tmp_path,
+        collection=data / "cut", teacher_runs=(data / "teacher.run",), teacher_weights=(),
+        positive_windows=1, dev=(of_passages,),
+    )  # fmt: skip
+    with refused("no candidate of this run is judged", 'windows = "maxp"'):
+        distill(config)
+
+
+def test_teachers_of_other_passages(tiny_bert: Path, data: Path, tmp_path: Path):
+    """Windows and whole documents have nothing in common."""
+    config = settings(
+        tiny_bert, data, tmp_path,
+        collection=data / "cut", teacher_runs=(data / "teacher.run", data / "first.run"),
+        positive_windows=1, dev=(),
+    )  # fmt: skip
+    with refused(f"{data / 'first.run'}: shares no candidate", "same passages"):
+        distill(config)

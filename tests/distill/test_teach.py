@@ -13,7 +13,7 @@ from tiny_models import change, make, make_twin, without
 from pipeline import experiment
 from pipeline.distill.groups import TeacherRun, read_pool, with_relevant
 from pipeline.distill.settings import DevSet, TeachConfig
-from pipeline.distill.stage import distill
+from pipeline.distill.stage import distill, recipe
 from pipeline.models.reranker import Reranker
 from pipeline.topics import read_topics
 
@@ -145,11 +145,22 @@ def test_heads_of_other_kinds_and_qrels_of_others_are_refused(
         distill(settings(tmp_path / "gpt2", training_data, tmp_path))
     qrels = tmp_path / "qrels.txt"
     qrels.write_text("somebody 0 d1 1\n")
-    with refused(f"{qrels}: no topic of", "the same topics"):
+    with refused(f"{qrels}: no candidate of", "the same topics"):
         distill(settings(tiny_bert, training_data, tmp_path, qrels=qrels))
     qrels.write_text((training_data / "qrels.txt").read_text() + "q0 0 nosuch 1\n")
     with refused("no document 'nosuch'", "the run, or the qrels,"):
         distill(settings(tiny_bert, training_data, tmp_path, qrels=qrels))
+
+
+def test_a_setting_that_came_later_makes_no_teacher_stale(
+    tiny_bert: Path, training_data: Path, tmp_path: Path
+):
+    """What teachers had from the beginning is recorded as ever."""
+    config = settings(tiny_bert, training_data, tmp_path)
+    recorded = recipe(config).settings
+    assert {"accumulate", "patience", "bce", "hinge"} <= recorded.keys()
+    assert "positive_windows" not in recorded
+    assert recipe(replace(config, positive_windows=1)).settings["positive_windows"] == 1
 
 
 def test_relevant_passages_that_were_not_found_join_the_candidates(training_data: Path):
