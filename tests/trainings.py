@@ -76,6 +76,19 @@ class Recorder:
         self.progress.append((done, total, unit))
 
 
+class Stop(Recorder):
+    """A reporter that breaks the training off at a step."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self._after = after
+
+    def advance(self, done: int, total: int, unit: str) -> None:
+        super().advance(done, total, unit)
+        if len(self.progress) == self._after:
+            raise KeyboardInterrupt
+
+
 def results(folder: Path) -> dict[str, str]:
     """Digests of what a training leaves."""
     weights = folder / "student" / "model.safetensors"

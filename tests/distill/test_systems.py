@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from refusal import refused
-from trainings import Recorder, remove_student, results, settings
+from trainings import Recorder, Stop, remove_student, results, settings
 
 from pipeline import experiment
 from pipeline.distill.settings import DistillConfig, Intermediate, Size
@@ -125,19 +125,6 @@ def test_simplified_tinybert_learns_everything_in_one_step(
     names = ("embedding", "hidden", "attention", "soft_ce", "bce")
     assert all(row[name] > 0 for row in rows for name in names)
     assert rows[-1]["loss"] < rows[0]["loss"]
-
-
-class Stop(Recorder):
-    """A reporter that breaks the training off at a step."""
-
-    def __init__(self, after: int) -> None:
-        super().__init__()
-        self._after = after
-
-    def advance(self, done: int, total: int, unit: str) -> None:
-        super().advance(done, total, unit)
-        if len(self.progress) == self._after:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("system", ["simplified", "general"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from refusal import refused
 from tiny_models import change
-from trainings import results, settings
+from trainings import Stop, results, settings
 
 from pipeline.distill.settings import DistillConfig, Intermediate, TwinSettings
 from pipeline.distill.stage import distill
@@ -157,8 +157,6 @@ def test_a_twin_resumes_to_the_same_weights(
     tiny_bert: Path, training_data: Path, tmp_path: Path
 ) -> None:
     """Broken off after step 20, it goes on from 15, to the same bits."""
-    from test_systems import Stop
-
     torch.set_num_threads(1)
     found = []
     for name in ("whole", "broken"):
