@@ -251,7 +251,7 @@ def test_models_that_are_no_masked_language_models(
 def test_a_full_disk_is_said(masked: Path, tmp_path: Path):
     """And leaves nothing half-written."""
     (tmp_path / "topics.tsv").write_text(
-        "".join(f"q{n}\twho sees a {WORDS[n % 12]}\n" for n in range(1500))
+        "".join(f"q{n}\twho sees a {WORDS[n % 12]}\n" for n in range(400))
     )
     refusal = refusal_on_small_disk(
         f"""
