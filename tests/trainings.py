@@ -19,15 +19,19 @@ WORDS = (
 STEPS = 60
 
 
-def settings(bert: Path, data: Path, folder: Path, **changes: object) -> DistillConfig:
-    """A training of a second or two, development data and all losses included."""
-    dev = DevSet(
+def development(data: Path) -> DevSet:
+    """The topics that are trained on, as a development set."""
+    return DevSet(
         "words",
         run=data / "teacher.run",
         topics=data / "topics.tsv",
         collection=data / "collection.tsv",
         qrels=data / "qrels.txt",
     )
+
+
+def settings(bert: Path, data: Path, folder: Path, **changes: object) -> DistillConfig:
+    """A training of a second or two, development data and all losses included."""
     config = DistillConfig(
         output=folder / "student",
         topics=data / "topics.tsv",
@@ -57,7 +61,7 @@ def settings(bert: Path, data: Path, folder: Path, **changes: object) -> Distill
         precision="fp32",
         evaluate_every=20,
         checkpoint_every=7,
-        dev=(dev,),
+        dev=(development(data),),
     )
     return replace(config, **changes)  # type: ignore[arg-type]
 

@@ -13,14 +13,18 @@ from pipeline.cli.stages import (
     Field,
     Force,
     Json,
+    MaxWindows,
     On,
     Output,
     PrecisionName,
     Quiet,
     ShardOf,
+    Stride,
     Tag,
+    TextsIndexes,
     Threads,
     TokenBudget,
+    Window,
     Workers,
     check_json,
     device_of,
@@ -60,10 +64,7 @@ def rerank(
         Path | None,
         typer.Option(metavar="DIR", help="TIRA's $inputDataset, for candidates, topics, texts."),
     ] = None,
-    index: Annotated[
-        list[Path] | None,
-        typer.Option("--index", "-i", metavar="DIR", help="Where the texts are: one or several,"),
-    ] = None,
+    index: TextsIndexes = None,
     collection: Annotated[
         Path | None, typer.Option("--collection", "-c", help="or a collection to read them from.")
     ] = None,
@@ -98,13 +99,9 @@ def rerank(
             help="Cut long documents into windows: maxp, firstp, topk or sump.",
         ),
     ] = RerankSettings.aggregation,
-    window: Annotated[int, typer.Option(help="Words of a window.")] = RerankSettings.window,
-    stride: Annotated[
-        int, typer.Option(help="Words from one to the next.")
-    ] = RerankSettings.stride,
-    windows: Annotated[
-        int, typer.Option("--max-windows", help="Windows of one document, at most.")
-    ] = RerankSettings.windows,
+    window: Window = RerankSettings.window,
+    stride: Stride = RerankSettings.stride,
+    windows: MaxWindows = RerankSettings.windows,
     top: Annotated[int, typer.Option(help="Windows that topk averages.")] = RerankSettings.top,
     max_query_tokens: Annotated[
         int | None, typer.Option(help="Where a query is cut; default: the model's advice.")

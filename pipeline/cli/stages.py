@@ -65,9 +65,16 @@ Workers = Annotated[int, typer.Option(help="Of the executor; 0: as many as there
 TextsIndex = Annotated[
     Path | None, typer.Option("--index", "-i", metavar="DIR", help="Where the texts are,")
 ]
+TextsIndexes = Annotated[
+    list[Path] | None,
+    typer.Option("--index", "-i", metavar="DIR", help="Where the texts are: one or several,"),
+]
 TextsCollection = Annotated[
     Path | None, typer.Option("--collection", "-c", help="or a collection to read them from.")
 ]
+Window = Annotated[int, typer.Option(help="Words of a window.")]
+Stride = Annotated[int, typer.Option(help="Words from one to the next.")]
+MaxWindows = Annotated[int, typer.Option("--max-windows", help="Windows of one document, at most.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing unless it fails.")]
 

@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.stages import Force, Json, Quiet, Tag, TextsCollection, run_stage
+from pipeline.cli.stages import (
+    Force,
+    Json,
+    MaxWindows,
+    Quiet,
+    Stride,
+    Tag,
+    TextsCollection,
+    TextsIndexes,
+    Window,
+    run_stage,
+)
 from pipeline.indexes import place
 from pipeline.windows import WindowsSettings
 
@@ -25,21 +36,14 @@ def windows(
         Path,
         typer.Option("--output", "-o", metavar="DIR", help="The folder to make: texts and a run."),
     ],
-    index: Annotated[
-        list[Path] | None,
-        typer.Option("--index", "-i", metavar="DIR", help="Where the texts are: one or several,"),
-    ] = None,
+    index: TextsIndexes = None,
     collection: TextsCollection = None,
     depth: Annotated[
         int, typer.Option(help="Candidates of a topic that are cut.")
     ] = WindowsSettings.depth,
-    window: Annotated[int, typer.Option(help="Words of a window.")] = WindowsSettings.window,
-    stride: Annotated[
-        int, typer.Option(help="Words from one to the next.")
-    ] = WindowsSettings.stride,
-    most: Annotated[
-        int, typer.Option("--max-windows", help="Windows of one document, at most.")
-    ] = WindowsSettings.windows,
+    window: Window = WindowsSettings.window,
+    stride: Stride = WindowsSettings.stride,
+    most: MaxWindows = WindowsSettings.windows,
     tag: Tag = WindowsSettings.tag,
     force: Force = False,
     as_json: Json = False,

@@ -9,23 +9,17 @@ from pathlib import Path
 import pytest
 from refusal import refused
 from tiny_models import change, make, make_twin, without
+from trainings import development
 
 from pipeline import experiment
 from pipeline.distill.groups import TeacherRun, read_pool, with_relevant
-from pipeline.distill.settings import DevSet, TeachConfig
+from pipeline.distill.settings import TeachConfig
 from pipeline.distill.stage import distill, recipe
 from pipeline.models.reranker import Reranker
 from pipeline.topics import read_topics
 
 
 def settings(base: Path, data: Path, folder: Path, **changes: object) -> TeachConfig:
-    dev = DevSet(
-        "words",
-        run=data / "teacher.run",
-        topics=data / "topics.tsv",
-        collection=data / "collection.tsv",
-        qrels=data / "qrels.txt",
-    )
     config = TeachConfig(
         output=folder / "teacher",
         work=folder / "teacher.parts",
@@ -46,7 +40,7 @@ def settings(base: Path, data: Path, folder: Path, **changes: object) -> TeachCo
         precision="fp32",
         evaluate_every=20,
         checkpoint_every=20,
-        dev=(dev,),
+        dev=(development(data),),
     )
     return replace(config, **changes)  # type: ignore[arg-type]
 
