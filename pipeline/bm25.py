@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import java
 from pipeline.errors import PipelineError
-from pipeline.java import Program, java_class, view
+from pipeline.java import java_class, view
 from pipeline.lucene import (
     ANALYZER,
     OBJECT,
@@ -24,6 +24,7 @@ from pipeline.lucene import (
     make_analyzer,
     to_bytes,
 )  # fmt: skip
+from pipeline.program import Program
 from pipeline.trec import ScoredDoc
 
 if TYPE_CHECKING:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from pipeline import formats
+from pipeline import formats, machine
 from pipeline.errors import InputError, Interrupted, PipelineError, shown, storage_error
 from pipeline.store import digest_file, digest_json
 from pipeline.textfile import IR_DATASETS, UTF8_MARK, open_stream
@@ -45,6 +46,18 @@ def documents(path: Path | str) -> Iterator[Document]:
             yield Document(docid, text, batch.path, line)
 
 
+class Lines(NamedTuple):
+    """Whole lines of a collection, JSON or TSV; nobody has looked at them."""
+
+    unread: formats.Unread
+    doubtful: bool  # whether the file may be none of documents
+
+    def batches(self) -> Iterator[Batch]:
+        """Read them as `batches` does; raises what it does."""
+        with _doubt(self.doubtful):
+            yield from _checked(str(self.unread.file), self.unread.rows())
+
+
 def batches(path: Path | str) -> Iterator[Batch]:
     """Stream the documents of a collection in the order of its files (sorted by name) and lines.
 
@@ -56,24 +69,47 @@ def batches(path: Path | str) -> Iterator[Batch]:
     Raises:
         InputError: a malformed line, an id that is no single word, or a file without documents.
     """
+    for piece in pieces(path):
+        if isinstance(piece, Lines):
+            yield from piece.batches()
+        else:
+            yield piece
+
+
+def pieces(path: Path | str) -> Iterator[Batch | Lines]:
+    """Stream the documents as `batches` does, but leave lines of JSON and TSV as they are.
+
+    Raises:
+        InputError: as `batches` does; what is wrong with such lines shows when they are read.
+    """
     if str(path).startswith(IR_DATASETS):
         yield from _checked(str(path), formats.gathered(_ir_dataset(str(path))))
         return
     doubtful = set(not_documents(path))
     for file in files(path):
-        try:
+        with _doubt(file in doubtful):
             nothing = True
-            for batch in _checked(str(file), formats.parse(file)):
+            for piece in formats.parse(file):
                 nothing = False
-                yield batch
+                if isinstance(piece, formats.Unread):
+                    yield Lines(piece, file in doubtful)
+                else:
+                    yield from _checked(str(file), [piece])
             if nothing:
                 raise InputError(
                     file, None, "there are no documents", "check the file and its format"
                 )
-        except InputError as error:
-            if file in doubtful:
-                error.hint = NO_DOCUMENTS
-            raise
+
+
+@contextmanager
+def _doubt(doubtful: bool) -> Iterator[None]:
+    """Whatever is wrong with a file that may be none of documents: that may be why."""
+    try:
+        yield
+    except InputError as error:
+        if doubtful:
+            error.hint = NO_DOCUMENTS
+        raise
 
 
 def _checked(path: str, source: Iterable[formats.Rows]) -> Iterator[Batch]:
@@ -162,7 +198,10 @@ def digest(path: Path | str) -> str:
     """Digest of a collection's content: its files' bytes in order, not their names."""
     if str(path).startswith(IR_DATASETS):
         return f"{path}"  # a published, versioned data set; its content is not ours to read twice
-    return digest_json([digest_file(file) for file in files(path)])
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(machine.cpus()) as pool:
+        return digest_json(list(pool.map(digest_file, files(path))))
 
 
 def load_texts(path: Path | str, docids: Iterable[str], asked: str = "run") -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.errors import InputError, shown
 from pipeline.textfile import blocks, cut, decoded, elements, from_first_text, plain, split_at_tab
@@ -32,8 +32,30 @@ TREC_DOCNO = re.compile(r"<DOCNO>([^<]*)</DOCNO>", re.IGNORECASE)
 type Rows = tuple[Sequence[int], Sequence[tuple[str, str]]]  # line numbers, (docid, text)
 
 
-def parse(file: Path) -> Iterator[Rows]:
+class Unread(NamedTuple):
+    """Whole lines as they stand in a file; nobody has looked at them."""
+
+    file: Path
+    first: int  # number of the first line
+    block: bytes
+    tabbed: bool  # docid TAB text; else JSON
+
+    def rows(self) -> Iterator[Rows]:
+        """Read them; raises InputError over a malformed line."""
+        file, first, block, tabbed = self
+        at_once, one_by_one = (_plain_rows, _rows) if tabbed else (_plain_records, _records)
+        found = at_once(block) if len(block) <= MAX_DOCUMENT else None  # a line may be too long
+        if found is not None:
+            yield range(first, first + len(found)), found
+        else:
+            source = decoded(file, cut(file, first, block, MAX_DOCUMENT))
+            yield from gathered(one_by_one(file, source))
+
+
+def parse(file: Path) -> Iterator[Rows | Unread]:
     """Read the documents of a file, whose format its first line tells; nothing if it has no text.
+
+    Lines of JSON and TSV come as they stand, and their `rows` are for the caller to ask for.
 
     Raises:
         InputError: a malformed line.
@@ -44,15 +66,9 @@ def parse(file: Path) -> Iterator[Rows]:
     elif start:
         begin, _ = next(source)
         del source  # and the open file with it: blocks are read instead of lines
-        json_lines = start.startswith(("{", "["))
-        at_once, one_by_one = (_plain_records, _records) if json_lines else (_plain_rows, _rows)
+        tabbed = not start.startswith(("{", "["))
         for first, block in _from_line(begin, blocks(file, MAX_DOCUMENT)):
-            found = at_once(block) if len(block) <= MAX_DOCUMENT else None  # a line may be too long
-            if found is not None:
-                yield range(first, first + len(found)), found
-            else:
-                source = decoded(file, cut(file, first, block, MAX_DOCUMENT))
-                yield from gathered(one_by_one(file, source))
+            yield Unread(file, first, block, tabbed)
 
 
 _parse_value = json.JSONDecoder().raw_decode

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from hashlib import sha256
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import collection, lucene, machine
 from pipeline.errors import InputError, PipelineError, shown
-from pipeline.parts import bucket
+from pipeline.ingest import Added, Writer, docid_hash, together
 from pipeline.report import SILENT, Reporter
 from pipeline.stage import Outcome, Recipe, need_apart, places, producing
 from pipeline.store import atomic_folder, digest_file, digest_json, new_folder, write_bytes
@@ -19,8 +19,6 @@ from pipeline.textfile import text_lines
 from pipeline.threads import in_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -31,7 +29,6 @@ MAX_DOCID = 512  # bytes
 EMPTY_FILE = "empty-documents.txt"  # in the index folder; Lucene leaves it alone
 EMPTY_SHOWN = 10
 OTHERS_SHOWN = 3
-JAVA_BLANK = "".join(map(chr, range(33)))  # what Java trims; a document of nothing else is empty
 
 
 @dataclass(frozen=True)
@@ -156,15 +153,15 @@ def _threads(settings: IndexSettings) -> int:
 def _build(
     settings: IndexSettings, analysis: lucene.Analysis, folder: Path, reporter: Reporter
 ) -> dict[str, Any]:
-    source = _Source(settings.collection)
-    writer = _Writers(folder, analysis, settings.shards)
+    account = _Account(settings.collection)
+    writer = Writer(_folders(folder, settings.shards), analysis)
     try:
-        batches = source.batches()
-        with closing(in_threads(writer.add, batches, _threads(settings))) as added:
-            done = 0
-            for size in added:
-                done += size
-                reporter.advance(done, 0, "documents")
+        pieces = collection.pieces(settings.collection)
+        add = partial(_added, writer)
+        with closing(in_threads(add, pieces, _threads(settings))) as finished:
+            for added in finished:
+                account.take(added)
+                reporter.advance(account.count, 0, "documents")
         found = writer.finish(_threads(settings))
     except BaseException:
         writer.give_up()
@@ -173,58 +170,48 @@ def _build(
         raise PipelineError(
             f"{settings.collection}: every document is empty", "check the format of the collection"
         )
-    if found != source.count - len(source.empty):
+    if found != account.count - len(account.empty):
         raise PipelineError(
             f"{settings.output}: {found:,} documents in the index, but "
-            f"{source.count - len(source.empty):,} in the collection",
+            f"{account.count - len(account.empty):,} in the collection",
             "run the same command again, and report it if it fails again",
         )
-    if source.empty:
-        write_bytes(folder / EMPTY_FILE, "".join(f"{d}\n" for d in source.empty).encode())
+    if account.empty:
+        write_bytes(folder / EMPTY_FILE, "".join(f"{d}\n" for d in account.empty).encode())
     return {
-        "documents": source.count,
+        "documents": account.count,
         "indexed": found,
-        "empty": len(source.empty),
-        "empty_first": source.empty[:EMPTY_SHOWN],
-        "content": digest_json([f"{source.content:x}", analysis.record()]),
+        "empty": len(account.empty),
+        "empty_first": account.empty[:EMPTY_SHOWN],
+        "content": digest_json([f"{account.content:x}", analysis.record()]),
     }
 
 
-class _Writers:
+def _folders(folder: Path, count: int) -> list[Path]:
     """One index, or several side by side, each in a folder of its own."""
-
-    def __init__(self, folder: Path, analysis: lucene.Analysis, count: int) -> None:
-        self._writers: list[lucene.Writer] = []
-        try:
-            for number in range(1, count + 1):
-                place = folder if count == 1 else new_folder(folder / str(number))
-                self._writers.append(lucene.Writer(place, analysis, count))
-        except BaseException:
-            self.give_up()
-            raise
-
-    def add(self, documents: list[tuple[str, str]]) -> int:
-        """Add a batch; which index a document goes to is a function of its id alone."""
-        writers = self._writers
-        if len(writers) == 1:
-            return writers[0].add(documents)
-        groups: dict[int, list[tuple[str, str]]] = {}
-        for document in documents:
-            groups.setdefault(bucket(document[0], len(writers)), []).append(document)
-        return sum(writers[number].add(group) for number, group in groups.items())
-
-    def finish(self, threads: int) -> int:
-        """Finish one after the other; the number of documents in all."""
-        return sum(writer.finish(threads) for writer in self._writers)
-
-    def give_up(self) -> None:
-        """Drop everything."""
-        for writer in self._writers:
-            writer.give_up()
+    if count == 1:
+        return [folder]
+    return [new_folder(folder / str(number)) for number in range(1, count + 1)]
 
 
-class _Source:
-    """Reads a collection once, in batches, and keeps account of it."""
+def _added(writer: Writer, piece: collection.Batch | collection.Lines) -> Added:
+    """Add some documents; in a thread of its own, so that Java parses lines in all of them."""
+    if isinstance(piece, collection.Batch):
+        return _added_batch(writer, piece)
+    added = writer.add(piece.unread.block, tabbed=piece.unread.tabbed)
+    if added is None:
+        added = together(_added_batch(writer, batch) for batch in piece.batches())
+    return added
+
+
+def _added_batch(writer: Writer, batch: collection.Batch) -> Added:
+    if max(len(docid) for docid, _ in batch.records) > MAX_DOCID // 4:
+        _check_lengths(batch)
+    return writer.add_records(batch.records)
+
+
+class _Account:
+    """What was added so far."""
 
     def __init__(self, path: Path) -> None:
         self.count = 0
@@ -234,40 +221,24 @@ class _Source:
         self._path = path
         self._ids = _Ids()
 
-    def batches(self) -> Iterator[list[tuple[str, str]]]:
-        """Yield (docid, text) of the documents that are not empty.
+    def take(self, added: Added) -> None:
+        """Take in what was added next, in the order of the collection.
 
         Raises:
-            InputError: a document id appears again, or is too long for Lucene.
+            InputError: a document id appears again.
         """
-        for batch in collection.batches(self._path):
-            self.count += len(batch.records)
-            docids = [docid for docid, _ in batch.records]
-            if max(map(len, docids)) > MAX_DOCID // 4:
-                _check_lengths(batch)
-            full = [record for record in batch.records if record[1].strip(JAVA_BLANK)]
-            if len(full) < len(docids):
-                self.empty += [docid for docid, text in batch.records if not text.strip(JAVA_BLANK)]
-            self._check(docids)
-            self._add_up([sha256(f"{docid}\0{text}".encode()).digest() for docid, text in full])
-            yield full
+        self.count += len(added.ids)
+        self.content = (self.content + added.content) % (1 << 256)
+        self.empty += added.empty
+        suspects = self._ids.add(added.ids)
+        if suspects:
+            self._follow_up(suspects)
 
-    def _add_up(self, digests: list[bytes]) -> None:
-        """Add digests to `content`, by columns of 32 bits, which takes half the time."""
-        import numpy as np
-
-        columns = np.frombuffer(b"".join(digests), ">u4").reshape(-1, 8).sum(axis=0, dtype="u8")
-        total = sum(int(column) << 32 * place for place, column in enumerate(columns[::-1]))
-        self.content = (self.content + total) % (1 << 256)
-
-    def _check(self, docids: list[str]) -> None:
-        """Look for repeated ids; a suspicion is followed up by reading the collection again."""
-        suspects = self._ids.add(docids)
-        if not suspects:
-            return
+    def _follow_up(self, suspects: set[int]) -> None:
+        """Read the collection again: two ids may have one hash."""
         first: dict[str, tuple[str, int]] = {}
         for document in islice(collection.documents(self._path), self.count):
-            if hash(document.docid) in suspects:
+            if docid_hash(document.docid) in suspects:
                 if document.docid in first:
                     raise collection.duplicate(document, first[document.docid])
                 first[document.docid] = (document.path, document.line)
@@ -281,13 +252,13 @@ class _Ids:
     """
 
     def __init__(self) -> None:
-        self._runs: list[NDArray[np.int64]] = []
+        self._runs: list[NDArray[np.uint64]] = []
 
-    def add(self, docids: list[str]) -> set[int]:
-        """Take in more ids and return the hashes that were there already."""
+    def add(self, hashes: NDArray[np.uint64]) -> set[int]:
+        """Take in more and return those that were there already."""
         import numpy as np
 
-        new = np.sort(np.fromiter(map(hash, docids), np.int64, len(docids)))
+        new = np.sort(hashes)
         again = new[1:][new[1:] == new[:-1]].tolist()
         for run in self._runs:
             at = np.minimum(np.searchsorted(run, new), len(run) - 1)

@@ -1,4 +1,4 @@
-"""Lucene indexes: what identifies one, how one is written, and the texts in it.
+"""Lucene indexes: what identifies one, how its text was analysed, and the texts in it.
 
 Any index of Anserini or Pyserini can be read. Ours are made by Anserini's own document generator
 and analysers, keep the text, and say how it was analysed.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import json
-import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -16,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pipeline import indexes, java
 from pipeline.errors import PipelineError, one_line, storage_error
-from pipeline.java import Program, java_class, view
+from pipeline.java import java_class, view
+from pipeline.program import Program
 from pipeline.store import meant
-from pipeline.threads import in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -31,19 +30,13 @@ LANGUAGES = (
     "ar", "bn", "da", "de", "en", "es", "fa", "fi", "fr", "hi", "hu", "id", "it", "ja", "ko", "nl",
     "no", "pl", "pt", "ru", "sv", "te", "th", "tr", "uk", "whitespace", "zh",
 )  # fmt: skip
-MAX_BUFFER = 2047  # MB a writer may hold before it writes a segment; Lucene's limit
-BETWEEN = "\0"  # documents on their way to Java
 MISSING = "\0"  # no document's text: Anserini trims it away
 
 ANALYZER = "org.apache.lucene.analysis.Analyzer"
 BYTES = "byte[]"
-DOCUMENT = "org.apache.lucene.document.Document"
-JSON_DOCUMENT = "io.anserini.collection.JsonCollection$Document"
 OBJECT = "java.lang.Object"
 READER = "org.apache.lucene.index.IndexReader"
 STRING = "java.lang.String"
-STRINGS = "java.lang.String[]"
-WRITER = "org.apache.lucene.index.IndexWriter"
 
 
 start, java_home = java.start, java.home
@@ -187,94 +180,6 @@ class Index:
             return found.then(to_bytes()).for_each_line()
 
 
-# ---------------------------------------------------------------- writing
-
-
-class Writer:
-    """Writes a new index into an empty folder; `add` may be called from several threads.
-
-    Args:
-        beside: writers that are at work at the same time, this one included.
-    """
-
-    def __init__(self, folder: Path, analysis: Analysis, beside: int = 1) -> None:
-        java.start()
-        self._folder = folder
-        with failures(folder), java.lock:
-            config = java_class("org.apache.lucene.index.IndexWriterConfig")(
-                view(ANALYZER, make_analyzer(analysis))
-            )
-            heap = java_class("java.lang.Runtime").getRuntime().maxMemory()
-            config.setRAMBufferSizeMB(float(max(16, min(MAX_BUFFER, heap // (4 * beside << 20)))))
-            config.setUseCompoundFile(False)
-            directory = java_class("org.apache.lucene.store.MMapDirectory")(_java_path(folder))
-            self._writer = java_class(WRITER)(directory, config)
-            data = java_class("java.util.HashMap")()
-            data.put(COMMIT_KEY, java.java_text(json.dumps(analysis.record())))
-            self._writer.setLiveCommitData(data.entrySet())
-            self._commit = Program.method(WRITER, "commit", "long").bind(self._writer)
-            flush = Program.method(WRITER, "flushNextBuffer", "boolean")
-            self._flush = flush.bind(self._writer)
-            document = self._program()
-            self._add = document.for_each_between(BETWEEN)
-            escapes = Program.method(STRING, "translateEscapes", STRING)
-            self._add_escaped = escapes.then(document).for_each_line()
-
-    def _program(self) -> Program:
-        """(docid, blank, text) -> Anserini's document of it, made by its own generator, and added
-
-        Anserini's own reader of JSON would make a parser and a stream for each document.
-        """
-        arguments = java_class("io.anserini.index.IndexCollection$Args")()
-        arguments.storeRaw = True
-        generator = "io.anserini.index.generator.DefaultLuceneDocumentGenerator"
-        source = "io.anserini.collection.SourceDocument"
-        split = Program.method(STRING, "split", STRINGS, STRING, "int").bind(" ", 2, at=1)
-        from_fields = Program.static(JSON_DOCUMENT, "fromFields", JSON_DOCUMENT, STRING, STRING)
-        docid, text = (Program.element(STRINGS, number) for number in (0, 1))
-        record = from_fields.fed(text, at=1).fed(docid).reordered([STRINGS], [0, 0])
-        make = Program.method(generator, "createDocument", DOCUMENT, source)
-        add = Program.method(WRITER, "addDocument", "long", "java.lang.Iterable")
-        made = split.then(record).then(make.bind(java_class(generator)(arguments)))
-        return made.then(add.bind(self._writer))
-
-    def add(self, documents: Iterable[tuple[str, str]]) -> int:
-        """Add a batch of (docid, text) and return its size; ids must be new, texts not empty."""
-        records = [f"{docid} {text}" for docid, text in documents]
-        together = BETWEEN.join(records)
-        with failures(self._folder):
-            if together.count(BETWEEN) < len(records):
-                self._add(java.java_text(together))
-            else:  # a text has that sign
-                self._add_escaped(lines(map(_escaped, records)))
-        return len(records)
-
-    def finish(self, threads: int) -> int:
-        """Write everything out, merge, close; return the number of documents in the index.
-
-        Java works in other threads meanwhile, so that a signal is heard. A commit alone would write
-        the buffers of all threads one after the other.
-        """
-        with failures(self._folder):
-            list(in_threads(lambda work: work(), [self._flush] * threads, threads))
-            list(in_threads(lambda work: work(), [self._commit], 1))
-            while self._merging():
-                time.sleep(0.01)
-            with java.lock:
-                count = int(self._writer.getDocStats().numDocs)
-                self._writer.close()
-        return count
-
-    def _merging(self) -> bool:
-        with java.lock:
-            return bool(self._writer.hasPendingMerges())
-
-    def give_up(self) -> None:
-        """Stop merges and drop everything."""
-        with failures(self._folder), java.lock:
-            self._writer.rollback()
-
-
 # ---------------------------------------------------------------- between
 
 
@@ -283,19 +188,13 @@ def lines(texts: Iterable[str]) -> Any:
     return java.java_text("".join(f"{text}\n" for text in texts))
 
 
-def _escaped(text: str) -> str:
-    """Write a record without line breaks, as Java's String.translateEscapes reads it."""
-    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
-
-
 def to_bytes() -> Program:
     """(text) -> its UTF-8"""
     return Program.method(STRING, "getBytes", BYTES, STRING).bind("UTF-8", at=1)
 
 
 def _open(path: Path) -> Any:
-    folder = java_class("org.apache.lucene.store.MMapDirectory")(_java_path(path))
-    return java_class("org.apache.lucene.index.DirectoryReader").open(folder)
+    return java_class("org.apache.lucene.index.DirectoryReader").open(directory(path))
 
 
 def _as_one(readers: list[Any]) -> Any:
@@ -306,8 +205,10 @@ def _as_one(readers: list[Any]) -> Any:
     return view(READER, java_class("org.apache.lucene.index.MultiReader")(several, False))
 
 
-def _java_path(path: Path) -> Any:
-    return java_class("java.io.File")(java.java_text(str(path.absolute()))).toPath()
+def directory(path: Path) -> Any:
+    """Make Lucene's view of a folder."""
+    place = java_class("java.io.File")(java.java_text(str(path.absolute()))).toPath()
+    return java_class("org.apache.lucene.store.MMapDirectory")(place)
 
 
 def _record_text(record: dict[str, Any]) -> str | None:
@@ -341,13 +242,17 @@ def make_analyzer(analysis: Analysis) -> Any:
             analysis.language
         )
     english = java_class("io.anserini.analysis.DefaultEnglishAnalyzer")
+    return english.newStemmingInstance(analysis.stemmer, english_stopwords(analysis))
+
+
+def english_stopwords(analysis: Analysis) -> Any:
+    """Make Lucene's set of what is left out."""
     if analysis.stopwords is None:
-        return english.newStemmingInstance(analysis.stemmer)
+        return java_class("org.apache.lucene.analysis.en.EnglishAnalyzer").ENGLISH_STOP_WORDS_SET
     words = java_class("java.util.ArrayList")()
     for word in analysis.stopwords:
         words.add(java.java_text(word))
-    stopwords = java_class("org.apache.lucene.analysis.CharArraySet")(words, False)
-    return english.newStemmingInstance(analysis.stemmer, stopwords)
+    return java_class("org.apache.lucene.analysis.CharArraySet")(words, False)
 
 
 _CAUSES = {

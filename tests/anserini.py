@@ -6,7 +6,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from pipeline import java
-from pipeline.java import Program, java_class
+from pipeline.java import java_class
+from pipeline.program import Program
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

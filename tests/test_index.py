@@ -9,7 +9,7 @@ import signal
 import threading
 from dataclasses import replace
 from itertools import permutations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -23,13 +23,14 @@ from pipeline import formats, lucene, textfile
 from pipeline import index as index_module
 from pipeline.bm25 import BM25, Searcher
 from pipeline.errors import BusyError, InputError
-from pipeline.index import IndexSettings, _Ids, _Source, index, recipe
-from pipeline.lucene import Index, Writer
+from pipeline.index import IndexSettings, _Ids, index, recipe
+from pipeline.ingest import Added, Writer, docid_hash
+from pipeline.lucene import Index
 from pipeline.stage import read_sidecar
 from pipeline.store import locked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 pytestmark = [pytest.mark.jvm]
@@ -248,7 +249,7 @@ def test_a_repeated_id_is_found_across_many_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where one of the two has no text."""
-    monkeypatch.setattr(formats, "BATCH", 7)
+    monkeypatch.setattr(textfile, "BLOCK", 200)
     records = [(f"d{n}", "text" if n != 3 else "") for n in range(500)]
     with refused("c.jsonl:501: document 'd3' again (first in ", kind=InputError):
         index(settings(tmp_path, jsonl([*records, ("d3", "text")])))
@@ -258,8 +259,15 @@ def test_ids_of_one_hash_are_no_repeated_ids(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A suspicion is checked against the ids themselves."""
-    monkeypatch.setattr(formats, "BATCH", 2)
-    monkeypatch.setattr(index_module, "hash", len, raising=False)
+    monkeypatch.setattr(textfile, "BLOCK", 100)
+    monkeypatch.setattr(index_module, "docid_hash", len)
+    add = Writer.add
+
+    def alike(writer: Writer, lines: bytes, tabbed: bool) -> Added | None:
+        added = add(writer, lines, tabbed=tabbed)
+        return added and added._replace(ids=np.full_like(added.ids, 3))
+
+    monkeypatch.setattr(Writer, "add", alike)
     records = [(f"d{n:02}", "text") for n in range(20)]
     assert index(settings(tmp_path, jsonl(records))).counts["indexed"] == 20
     with refused("document 'd07' again"):
@@ -271,8 +279,8 @@ def test_repeats_are_suspected_exactly(batches: list[list[int]]) -> None:
     """Against a set, which holds the same in twenty times the memory."""
     ids, seen = _Ids(), set()
     for batch in batches:
-        expected = {hash(str(n)) for at, n in enumerate(batch) if n in seen or n in batch[:at]}
-        assert ids.add([str(n) for n in batch]) == expected
+        expected = {n for at, n in enumerate(batch) if n in seen or n in batch[:at]}
+        assert ids.add(np.array(batch, np.uint64)) == expected
         seen.update(batch)
 
 
@@ -280,7 +288,8 @@ def test_ids_take_eight_bytes_each() -> None:
     """And few runs are searched."""
     ids = _Ids()
     for start in range(0, 100_000, 1000):
-        ids.add([f"document-{n}" for n in range(start, start + 1000)])
+        hashes = [docid_hash(f"document-{n}") for n in range(start, start + 1000)]
+        ids.add(np.array(hashes, np.uint64))
     assert sum(run.nbytes for run in ids._runs) == 800_000
     assert len(ids._runs) < 10
     assert all(np.all(run[1:] > run[:-1]) for run in ids._runs)
@@ -336,9 +345,14 @@ def test_a_document_lost_on_the_way_is_noticed(
 ) -> None:
     """The number of documents is checked against the input."""
     add = Writer.add
-    monkeypatch.setattr(Writer, "add", lambda writer, batch: add(writer, list(batch)[1:]))
+
+    def forgetful(writer: Writer, lines: bytes, tabbed: bool) -> Added | None:
+        added = add(writer, lines.split(b"\n", 1)[1], tabbed=tabbed)
+        return added and added._replace(ids=np.append(added.ids, 7))
+
+    monkeypatch.setattr(Writer, "add", forgetful)
     with refused("2 documents in the index, but 3 in the collection", "again"):
-        index(settings(tmp_path))
+        index(settings(tmp_path, jsonl((f"d{n}", "text") for n in range(3))))
     assert names(tmp_path) == ["c.jsonl"]
 
 
@@ -346,8 +360,13 @@ def test_a_failure_of_java_is_said_in_two_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And leaves nothing, though it came from another thread."""
-    add = Writer.add  # an empty document, which Anserini refuses
-    monkeypatch.setattr(Writer, "add", lambda writer, _: add(writer, [("d", " ")]))
+    add = Writer.add
+
+    def too_late(writer: Writer, lines: bytes, tabbed: bool) -> Added | None:
+        writer.give_up()
+        return add(writer, lines, tabbed=tabbed)
+
+    monkeypatch.setattr(Writer, "add", too_late)
     with refused("index", "--debug"):
         index(settings(tmp_path))
     assert names(tmp_path) == ["c.jsonl"]
@@ -432,23 +451,35 @@ def test_the_recipe_names_what_determines_the_index(tmp_path: Path) -> None:
 
 def test_progress_counts_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steadily up to the last; the total is not known beforehand."""
-    monkeypatch.setattr(formats, "BATCH", 10)
+    line = jsonl([("d10", "x")])
+    monkeypatch.setattr(textfile, "BLOCK", 10 * len(line))
     listener = Listener()
-    index(settings(tmp_path, jsonl((f"d{n}", "x") for n in range(95))), listener)
-    assert listener.steps == [(10 * n, 0, "documents") for n in range(1, 10)] + [
-        (95, 0, "documents")
+    index(settings(tmp_path, jsonl((f"d{n}", "x") for n in range(10, 99))), listener)
+    assert listener.steps == [(10 * n, 0, "documents") for n in range(1, 9)] + [
+        (89, 0, "documents")
     ]
 
 
-def test_memory_is_bounded_by_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Large documents go in small batches."""
+def test_memory_is_bounded_by_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large documents go in small ones, whether Java reads them or Python, line by line."""
     monkeypatch.setattr(formats, "BATCH_CHARACTERS", 1000)
     monkeypatch.setattr(textfile, "BLOCK", 1000)
+    sizes = []
+
+    def seen(writer: Writer, given: Any, **kind: bool) -> Added | None:
+        sizes.append(given.count(b"\n") if isinstance(given, bytes) else len(given))
+        return adds[type(given)](writer, given, **kind)
+
+    adds: dict[type, Callable[..., Added | None]]
+    adds = {bytes: Writer.add, list: Writer.add_records}
+    monkeypatch.setattr(Writer, "add", seen)
+    monkeypatch.setattr(Writer, "add_records", seen)
     text = jsonl((f"d{n}", "x" * 400) for n in range(10))
-    for start in ("", " "):  # read at once, and line by line
-        file = file_of(tmp_path, start + text.replace("\n{", f"\n{start}{{"), "c.jsonl")
-        sizes = [len(batch) for batch in _Source(file).batches()]
-        assert sum(sizes) == 10
+    for start, times in (("", 1), ("\t", 2)):  # the second way comes to nothing in Java first
+        sizes.clear()
+        made = settings(tmp_path, start + text.replace("\n{", f"\n{start}{{"))
+        index(replace(made, force=True))
+        assert sum(sizes) == 10 * times
         assert max(sizes) <= 3
 
 

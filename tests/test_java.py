@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from refusal import refused
 
 from pipeline import java
-from pipeline.java import Program, java_text
+from pipeline.java import java_text
+from pipeline.program import Program
 
 STRING = "java.lang.String"
 
@@ -86,12 +87,12 @@ def test_nothing_is_printed_and_the_environment_stays(tmp_path: Path) -> None:
     script = """
         import os
         from pathlib import Path
-        from pipeline import lucene
+        from pipeline import ingest, lucene
         from pipeline.bm25 import BM25, Searcher
         folder = Path("index")
         folder.mkdir()
-        writer = lucene.Writer(folder, lucene.Analysis())
-        writer.add([("a", "water"), ("b", "some water")])
+        writer = ingest.Writer([folder], lucene.Analysis())
+        writer.add_records([("a", "water"), ("b", "some water")])
         writer.finish(1)
         with lucene.Index(folder) as index:
             assert len(Searcher(index, BM25()).search(["water"])[0]) == 2

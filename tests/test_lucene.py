@@ -15,7 +15,8 @@ from refusal import check_two_lines, refused
 
 from pipeline import java, lucene
 from pipeline.errors import PipelineError
-from pipeline.lucene import Analysis, Index, Writer, files_digest, index_digest, need_index
+from pipeline.ingest import Writer
+from pipeline.lucene import Analysis, Index, files_digest, index_digest, need_index
 from pipeline.stage import sidecar_path
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ def write(
 ) -> Path:
     """An index of ours, without the stage around it."""
     folder.mkdir()
-    writer = Writer(folder, analysis)
-    writer.add(documents)
+    writer = Writer([folder], analysis)
+    writer.add_records(documents)
     writer.finish(1)
     return folder
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline import java
-from pipeline.java import Program, java_text
+from pipeline.java import java_text
+from pipeline.program import Program
 from pipeline.threads import in_threads
 
 if TYPE_CHECKING:
