@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import collection, lucene, machine
 from pipeline.errors import InputError, PipelineError, shown
+from pipeline.formats import MAX_DOCUMENT
 from pipeline.ingest import Added, Writer, docid_hash, together
 from pipeline.report import SILENT, Reporter
 from pipeline.stage import Outcome, Recipe, need_apart, places, producing
@@ -198,7 +199,9 @@ def _added(writer: Writer, piece: collection.Batch | collection.Lines) -> Added:
     """Add some documents; in a thread of its own, so that Java parses lines in all of them."""
     if isinstance(piece, collection.Batch):
         return _added_batch(writer, piece)
-    added = writer.add(piece.unread.block, tabbed=piece.unread.tabbed)
+    block, added = piece.unread.block, None
+    if len(block) <= MAX_DOCUMENT:  # or a line may be too long, which others find out
+        added = writer.add(block, tabbed=piece.unread.tabbed)
     if added is None:
         added = together(_added_batch(writer, batch) for batch in piece.batches())
     return added

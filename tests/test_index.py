@@ -340,6 +340,17 @@ def test_a_malformed_line_far_into_the_collection_leaves_nothing(tmp_path: Path)
     assert names(tmp_path) == ["c.jsonl"]
 
 
+def test_an_endless_line_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a part of it, and its end, were read together."""
+    for module in (formats, index_module):
+        monkeypatch.setattr(module, "MAX_DOCUMENT", 500)
+    monkeypatch.setattr(textfile, "BLOCK", 400)
+    for length in (520, 10_000):
+        with refused("c.jsonl:2: ", kind=InputError):
+            index(settings(tmp_path, jsonl([("a", "text"), ("b", "x" * length), ("c", "text")])))
+    assert index(settings(tmp_path, jsonl([("a", "x" * 300)]))).counts["indexed"] == 1
+
+
 def test_a_document_lost_on_the_way_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
