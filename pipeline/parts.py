@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.columns import Block as Lines
 from pipeline.columns import in_columns, separators
@@ -15,15 +17,14 @@ from pipeline.store import digest_bytes, digest_file, remove, write_bytes, write
 from pipeline.textfile import read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    import numpy as np
-    from numpy.typing import NDArray
-
 OPEN_FILES = 64
+SYNC_AFTER = 1.0  # seconds since the part before
 COLUMNS, QID, DOCID = 6, 0, 2  # of run lines
 PIECE = 1 << 18  # bytes of a part that are looked at together
+WHOLE = 1 << 64
 
 
 def bucket(qid: str, count: int) -> int:
@@ -42,6 +43,7 @@ class Parts:
         self.folder = folder
         self._reporter = reporter
         self._names: dict[str, str] | None = None
+        self._saved = float("-inf")  # when the last part was
 
     def find(self, key: str, note: str = "") -> Path | None:
         """Return the finished part of this key, or None if it has to be made.
@@ -67,8 +69,11 @@ class Parts:
     def save(self, key: str, data: bytes) -> Path:
         """Keep a finished part; from here on a kill does not cost it."""
         path = self.folder / f"{key[:32]}-{digest_bytes(data)[:32]}.part"
-        # A name that a power cut takes back costs one part; syncing each costs every run.
-        write_bytes(path, data, keep_name=False)
+        # What a power cut takes, or tears, is noticed and made again: worth no wait where parts
+        # come fast. A name alone never is.
+        now = time.monotonic()
+        write_bytes(path, data, sync="bytes" if now - self._saved >= SYNC_AFTER else "nothing")
+        self._saved = now
         if self._names is not None:
             self._names[key[:32]] = path.name
         return path
@@ -128,7 +133,7 @@ class Content(NamedTuple):
     """One topic of a part."""
 
     block: Block
-    documents: NDArray[np.uint64]  # its documents, as `docid_hashes` has them
+    documents: int  # as `docid_sums` has them
 
 
 def topic_blocks(part: Path) -> dict[str, Block]:
@@ -149,21 +154,21 @@ def contents(part: Path) -> dict[str, Content]:
     except OSError as error:
         raise storage_error(part, error) from error
     starts: dict[str, int] = {}
-    hashes: dict[str, list[NDArray[np.uint64]]] = {}
+    sums: dict[str, int] = {}
     for begin, piece in _pieces(data):
         places = separators(piece, COLUMNS)
         if places is None:  # an id with a control character
             return _line_by_line(part, data)
         lines = Lines(piece, np.ascontiguousarray(places.T), np.arange(len(places)))
-        of_lines, first_bytes = lines.hashes(DOCID), lines.starts(QID)
-        begins = np.flatnonzero(lines.changes(QID)).tolist()
-        for line, end in zip(begins, [*begins[1:], len(places)], strict=True):
+        begins, first_bytes = np.flatnonzero(lines.changes(QID)), lines.starts(QID)
+        of_topics = np.add.reduceat(lines.hashes(DOCID), begins)
+        for line, documents in zip(begins.tolist(), of_topics.tolist(), strict=True):
             qid = lines.token(line, QID).decode()
             starts.setdefault(qid, begin + int(first_bytes[line]))
-            hashes.setdefault(qid, []).append(of_lines[line:end])
+            sums[qid] = (sums.get(qid, 0) + documents) % WHOLE
     stops = [*starts.values(), len(data)][1:]
     return {
-        qid: Content(Block(part, start, stop - start), np.sort(np.concatenate(hashes[qid])))
+        qid: Content(Block(part, start, stop - start), sums[qid])
         for (qid, start), stop in zip(starts.items(), stops, strict=True)
     }
 
@@ -186,20 +191,31 @@ def _line_by_line(part: Path, data: bytes) -> dict[str, Content]:
         position += len(line)
     starts = [*(start for start, _ in blocks.values()), position]
     return {
-        qid.decode(): Content(Block(part, start, stop - start), docid_hashes(b"\n".join(docids)))
+        qid.decode(): Content(Block(part, start, stop - start), *docid_sums([b"\n".join(docids)]))
         for (qid, (start, docids)), stop in zip(blocks.items(), starts[1:], strict=True)
     }
 
 
-def docid_hashes(docids: bytes) -> NDArray[np.uint64]:
-    """64 bits of each docid, ordered; equal documents have equal bits. One docid a line."""
+def docid_sums(topics: Sequence[bytes]) -> list[int]:
+    """For each topic 64 bits of its documents, whatever their order; one docid a line.
+
+    What stands for a document are 64 bits of its id; they are added up.
+    """
     import numpy as np
 
-    text = docids + b"\n"
-    if separators(text, 1) is not None:
-        return np.sort(in_columns(text, 1, np.arange(text.count(b"\n"))).hashes(0))
-    digests = (hashlib.sha256(docid).digest()[:8] for docid in docids.split(b"\n"))
-    return np.sort(np.frombuffer(b"".join(digests), np.uint64))
+    text = b"".join(docids + b"\n" for docids in topics)
+    if topics and separators(text, 1) is not None:
+        ends = np.cumsum([docids.count(b"\n") + 1 for docids in topics])
+        hashes = in_columns(text, 1, np.arange(ends[-1])).hashes(0)
+        sums: list[int] = np.add.reduceat(hashes, np.append(0, ends[:-1])).tolist()
+        return sums
+    if len(topics) > 1:  # an id with a control character among all
+        return [documents for docids in topics for documents in docid_sums([docids])]
+    return [
+        sum(int.from_bytes(hashlib.sha256(docid).digest()[:8]) for docid in docids.split(b"\n"))
+        % WHOLE
+        for docids in topics
+    ]
 
 
 def joined(blocks: Iterable[Block]) -> Iterator[bytes]:
@@ -209,16 +225,16 @@ def joined(blocks: Iterable[Block]) -> Iterator[bytes]:
         StorageError: a part went away meanwhile, or cannot be read.
     """
     with ExitStack() as stack:
-        files: dict[Path, BinaryIO] = {}
+        files: dict[Path, int] = {}
         for block in blocks:
             try:
                 if block.path not in files:
                     if len(files) >= OPEN_FILES:
                         stack.close()
                         files.clear()
-                    files[block.path] = stack.enter_context(block.path.open("rb"))
-                files[block.path].seek(block.start)
-                data = files[block.path].read(block.length)
+                    files[block.path] = os.open(block.path, os.O_RDONLY)
+                    stack.callback(os.close, files[block.path])
+                data = os.pread(files[block.path], block.length, block.start)
             except OSError as error:
                 raise storage_error(block.path, error) from error
             yield data

@@ -6,7 +6,7 @@ from collections import deque
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
+from itertools import batched, chain
 from typing import TYPE_CHECKING, Any
 
 from pipeline import java
@@ -16,7 +16,7 @@ from pipeline.executor import Item
 from pipeline.makers import Remote
 from pipeline.models.scorer import Foreseeing, Reading
 from pipeline.pace import Pace
-from pipeline.parts import Parts, contents, docid_hashes
+from pipeline.parts import Parts, contents, docid_sums
 from pipeline.rescore import Facts, How, Rescored, Task, part_key, rescored
 from pipeline.store import need_free
 from pipeline.tasks import Tasks, read_candidates
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pipeline.candidates import Candidates
     from pipeline.cluster import Crew
     from pipeline.models.scorer import Scorer
-    from pipeline.parts import Block
+    from pipeline.parts import Block, Content
     from pipeline.report import Reporter
     from pipeline.tasks import Inputs
     from pipeline.topics import Topics
@@ -39,6 +39,7 @@ VERSION = 1  # of what a run is made of; a new one makes runs and parts stale
 PARTS = 4096  # a part of 7,000 topics has two of them, one of 500,000 has 122
 LINE = 48  # bytes of a run line, for the estimate of what the disk must hold
 SHOWN_TOPICS = 10
+CHECKED = 64  # topics at a time
 
 
 @dataclass
@@ -277,19 +278,18 @@ class Work:
             PipelineError: a part does not hold what it should.
         """
         depth = MAX_DOCS if self._how.keep_tail else self._how.depth
-        found = {}
+        found: dict[str, Content] = {}
         for part in parts:
-            for qid, content in contents(part).items():
-                docids = self.candidates.docids(qid, depth) if qid in self.candidates else b""
-                if content.documents.tobytes() == docid_hashes(docids).tobytes():
-                    found[qid] = content.block
-        for qid in self.candidates.qids:
-            if qid not in found:
-                raise PipelineError(
-                    f"topic {shown(qid)}: its part does not hold the documents it should",
-                    "this is a mistake of the program; --force makes everything again",
-                )
-            yield found[qid]
+            found |= contents(part)
+        for qids in batched(self.candidates.qids, CHECKED):
+            asked = docid_sums([self.candidates.docids(qid, depth) for qid in qids])
+            for qid, documents in zip(qids, asked, strict=True):
+                if qid not in found or found[qid].documents != documents:
+                    raise PipelineError(
+                        f"topic {shown(qid)}: its part does not hold the documents it should",
+                        "this is a mistake of the program; --force makes everything again",
+                    )
+                yield found[qid].block
 
     def counts(self) -> dict[str, Any]:
         """Facts about the run."""

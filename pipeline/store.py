@@ -20,13 +20,15 @@ import sys
 import tempfile
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO, cast
+from typing import IO, TYPE_CHECKING, BinaryIO, Literal, cast
 
 from pipeline.errors import BusyError, PipelineError, StorageError, storage_error
 from pipeline.textfile import STREAM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+type Sync = Literal["name", "bytes", "nothing"]  # a file's bytes are synced before its name
 
 TEXT_DIGEST = 16  # bytes
 DIGESTED = 1 << 20  # bytes of a file at a time
@@ -35,15 +37,14 @@ DIGESTED = 1 << 20  # bytes of a file at a time
 
 
 @contextmanager
-def atomic_file(path: Path | str, *, keep_name: bool = True) -> Iterator[BinaryIO]:
+def atomic_file(path: Path | str, *, sync: Sync = "name") -> Iterator[BinaryIO]:
     """Open a file that appears under `path` only if the block ends well; `.gz` is compressed.
 
     Compressed bytes depend on the content alone (no name, no time). `-` writes to standard output
     instead, where nothing can be atomic.
 
     Args:
-        keep_name: sync the folder as well. Without it a power cut, though no kill, may take the
-            file's name again; its bytes are synced in either case.
+        sync: what is waited for, so that a power cut leaves it alone; a kill harms neither.
 
     Raises:
         StorageError: no space, no permission, or what lies there is a folder or a device.
@@ -68,9 +69,10 @@ def atomic_file(path: Path | str, *, keep_name: bool = True) -> Iterator[BinaryI
                     else:
                         yield cast("BinaryIO", raw)
                     raw.flush()
-                    os.fsync(raw.fileno())
+                    if sync != "nothing":
+                        os.fsync(raw.fileno())
                 temporary.replace(path)
-                if keep_name:
+                if sync == "name":
                     _sync_folder(path.parent)
             except BaseException:
                 with suppress(OSError):
@@ -119,9 +121,9 @@ def new_folder(path: Path) -> Path:
     return path
 
 
-def write_bytes(path: Path, data: bytes, *, keep_name: bool = True) -> None:
+def write_bytes(path: Path, data: bytes, *, sync: Sync = "name") -> None:
     """Write a whole small file atomically, as `atomic_file` does."""
-    with atomic_file(path, keep_name=keep_name) as out:
+    with atomic_file(path, sync=sync) as out:
         out.write(data)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -14,7 +15,7 @@ from refusal import refused
 
 from pipeline import parts as parts_module
 from pipeline.errors import StorageError
-from pipeline.parts import Block, Parts, bucket, joined, topic_blocks
+from pipeline.parts import Block, Parts, bucket, contents, docid_sums, joined, topic_blocks
 from pipeline.store import digest_bytes, digest_json
 from pipeline.trec import Ranking, ScoredDoc, run_lines
 
@@ -183,6 +184,48 @@ def test_parts_nobody_may_read_or_write(shared_path: Path) -> None:
         assert refusal[0] == "StorageError"
         assert "no permission" in refusal[1]
     assert made.exists()
+
+
+@pytest.mark.parametrize(("after", "synced"), [(0.0, 3), (1e9, 1)])
+def test_parts_that_come_fast_are_not_waited_for(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, after: float, synced: int
+) -> None:
+    """A power cut may take those, and they are made again as fast; the first is always synced."""
+    calls = []
+    monkeypatch.setattr(parts_module, "SYNC_AFTER", after)
+    monkeypatch.setattr(os, "fsync", calls.append)
+    for number in range(3):
+        parts.save(digest_json(number), b"x")
+    assert len(calls) == synced
+
+
+# ---------------------------------------------------------------- documents
+
+IDS = ["d1", "d2", "naïve", "a-very-long-name-of-a-document", "\x0b", "\x85"]
+
+
+@given(st.lists(st.lists(st.sampled_from(IDS), min_size=1), min_size=1, max_size=5))
+def test_sums_tell_documents_not_their_order(topics: list[list[str]]) -> None:
+    """Those of several topics at once are those of each, control characters or not."""
+    asked = ["\n".join(docids).encode() for docids in topics]
+    sums = docid_sums(asked)
+    assert sums == [docid_sums([docids])[0] for docids in asked]
+    for docids, found in zip(topics, sums, strict=True):
+        again = "\n".join(reversed(docids)).encode()
+        assert docid_sums([again]) == [found]
+        for others in (docids[1:] or ["d3"], [*docids, docids[0]], ["d3", *docids[1:]]):
+            assert docid_sums(["\n".join(others).encode()]) != [found]
+
+
+def test_a_part_holds_the_documents_that_were_asked_for(parts: Parts) -> None:
+    """Whatever their ids, and wherever a topic's lines were cut into pieces."""
+    many = [f"d{n}" for n in range(20_000)]
+    topics = {"1": many, "2": ["x"], "3": IDS, "naïve": many[::-1]}
+    for qids in (["1", "2", "naïve"], list(topics)):
+        lines = "".join(f"{qid} Q0 {docid} 1 1.0 t\n" for qid in qids for docid in topics[qid])
+        found = contents(parts.save(digest_json(qids), lines.encode()))
+        asked = docid_sums(["\n".join(topics[qid]).encode() for qid in qids])
+        assert [found[qid].documents for qid in qids] == asked
 
 
 # ---------------------------------------------------------------- joining
