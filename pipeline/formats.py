@@ -1,7 +1,8 @@
 """The formats of collections: what is a document in JSONL, MS MARCO TSV and TREC text.
 
 A block of lines is read at once where nothing about it is out of the ordinary; any other is read
-again line by line, by what says where the fault is. Both find the same documents.
+again line by line, by what says where the fault is. Both find the same documents. When an index is
+built, Java is the first to read a block (`jvm`): it knows less, and never finds other documents.
 """
 
 from __future__ import annotations

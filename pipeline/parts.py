@@ -7,7 +7,7 @@ import os
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 from pipeline.columns import Block as Lines
 from pipeline.columns import in_columns, separators
@@ -225,16 +225,16 @@ def joined(blocks: Iterable[Block]) -> Iterator[bytes]:
         StorageError: a part went away meanwhile, or cannot be read.
     """
     with ExitStack() as stack:
-        files: dict[Path, int] = {}
+        files: dict[Path, BinaryIO] = {}
         for block in blocks:
             try:
                 if block.path not in files:
                     if len(files) >= OPEN_FILES:
                         stack.close()
                         files.clear()
-                    files[block.path] = os.open(block.path, os.O_RDONLY)
-                    stack.callback(os.close, files[block.path])
-                data = os.pread(files[block.path], block.length, block.start)
+                    file = cast("BinaryIO", block.path.open("rb", buffering=0))
+                    files[block.path] = stack.enter_context(file)
+                data = os.pread(files[block.path].fileno(), block.length, block.start)
             except OSError as error:
                 raise storage_error(block.path, error) from error
             yield data

@@ -7,6 +7,7 @@ that cannot be told: there is no compiler of the version that made it. The compi
 JAVA_HOME, on the PATH, or where Linux keeps its Java machines.
 """
 
+import argparse
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ from io import BytesIO
 from pathlib import Path
 
 from pipeline import java
+from pipeline.store import write_bytes
 
 COMPILER = 25  # classes of other versions do the same, but are other bytes
 RUNS_ON = java.JAVA_NEEDED
@@ -61,13 +63,16 @@ def made(javac: Path) -> bytes:
 
 def main() -> int:
     """Write, or compare."""
+    parser = argparse.ArgumentParser(description="Compile the Java classes of pipeline/jvm.")
+    parser.add_argument("--check", action="store_true", help="compare, and write nothing")
+    check = parser.parse_args().check
     javac = compiler()
     if javac is None:
         print(f"no Java compiler of version {COMPILER}: install one, or set JAVA_HOME to it")
         return UNKNOWN
     data = made(javac)
-    if sys.argv[1:] != ["--check"]:
-        JAR.write_bytes(data)
+    if not check:
+        write_bytes(JAR, data)
         print(f"{JAR}: {len(data):,} bytes")
         return 0
     same = JAR.is_file() and JAR.read_bytes() == data

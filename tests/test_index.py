@@ -6,6 +6,9 @@ import json
 import random
 import shutil
 import signal
+import subprocess
+import sys
+import textwrap
 import threading
 from dataclasses import replace
 from itertools import permutations
@@ -13,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from elsewhere import refusal_on_small_disk, start_python
+from elsewhere import ENVIRONMENT, refusal_on_small_disk, start_python
 from folders import file_of, names
 from hypothesis import given
 from hypothesis import strategies as st
@@ -381,6 +384,38 @@ def test_a_failure_of_java_is_said_in_two_lines(
     with refused("index", "--debug"):
         index(settings(tmp_path))
     assert names(tmp_path) == ["c.jsonl"]
+
+
+def test_of_two_faults_the_first_is_named(tmp_path: Path) -> None:
+    """Though files are read ahead of the threads that look into them."""
+    corpus = tmp_path / "corpus"
+    file_of(corpus, jsonl([("a", "x"), ("b", "y"), ("a", "z")]), "a.jsonl")
+    file_of(corpus, "<DOC><DOCNO>a</DOCNO>never", "b.trec")
+    with refused("a.jsonl:3: document 'a' again"):
+        index(IndexSettings(corpus, tmp_path / "index"))
+    file_of(corpus, jsonl([("a", "x")]) + "{bad\n", "a.jsonl")
+    with refused("a.jsonl:2: not JSON"):
+        index(IndexSettings(corpus, tmp_path / "index"))
+    file_of(corpus, jsonl([("a", "x")]), "a.jsonl")
+    with refused("b.trec:1: "):
+        index(IndexSettings(corpus, tmp_path / "index"))
+
+
+def test_a_small_heap_is_enough(tmp_path: Path) -> None:
+    """However many threads and indexes are asked for: Java's memory bounds them."""
+    settings(tmp_path, jsonl((f"d{n}", f"w{n} text {n % 977} " * 40) for n in range(40_000)))
+    script = """
+        from pathlib import Path
+        from pipeline.index import IndexSettings, index
+        settings = IndexSettings(Path("c.jsonl"), Path("index"), threads=8, shards=3)
+        assert index(settings).counts["indexed"] == 40_000
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    small = ENVIRONMENT | {"PIPELINE_JAVA_HEAP": "64m"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=small, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_full_disk_is_said_so(tmp_path: Path) -> None:

@@ -363,3 +363,34 @@ def test_a_missing_jar_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with refused("ours.jar is missing", "install trec-pipeline again"):
         Program.new("trecpipeline.Ingest", "java.util.List")
     program._our_loader.cache_clear()
+
+
+def test_a_damaged_jar_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    java.start()
+    (tmp_path / "jvm").mkdir()
+    (tmp_path / "jvm" / "ours.jar").write_bytes(b"junk")
+    (tmp_path / "index").mkdir()
+    monkeypatch.setattr(program, "__file__", str(tmp_path / "program.py"))
+    program._our_loader.cache_clear()
+    with refused("a Java class of ours or of Anserini's is missing or damaged", "install"):
+        Writer([tmp_path / "index"], ANSERINI)
+    program._our_loader.cache_clear()
+
+
+class Tragic:
+    """A writer that Lucene closed over a fault."""
+
+    def getTragicException(self) -> Any:  # noqa: N802 - Lucene's name
+        return java_class("java.lang.OutOfMemoryError")(java.java_text("Java heap space"))
+
+
+def test_what_closed_a_writer_is_named(tmp_path: Path) -> None:
+    """One thread meets it, and the others a closed writer: their error comes first, maybe."""
+    (tmp_path / "index").mkdir()
+    writer = Writer([tmp_path / "index"], ANSERINI)
+    writer.give_up()
+    with refused("this IndexWriter is closed", "--debug"):
+        writer.add(lines([("d", "text")]), tabbed=False)
+    writer._writers.append(Tragic())
+    with refused("Java's memory is full", "PIPELINE_JAVA_HEAP"):
+        writer.add(lines([("d", "text")]), tabbed=False)

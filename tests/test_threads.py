@@ -36,6 +36,33 @@ def test_threads_work_in_order_and_only_as_far_as_needed() -> None:
     assert len(drawn) < 12
 
 
+def test_what_goes_wrong_comes_in_its_order() -> None:
+    """A fault of an earlier item before one of the items themselves, met while it was at work."""
+    java.start()
+
+    def items() -> Iterable[int]:
+        yield from (1, 0, 1)
+        raise OSError("later")
+
+    results = in_threads(lambda n: 1 // n, items(), 4)
+    assert next(results) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    results = in_threads(lambda n: 1 // (n + 1), items(), 4)
+    with pytest.raises(OSError, match="later"):
+        list(results)
+
+
+def test_a_thread_stays_for_many_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Java keeps for it is used again; Java forgets it in the end."""
+    java.start()
+    left = []
+    monkeypatch.setattr(java, "leave_thread", lambda: left.append(threading.get_ident()))
+    used = set(in_threads(lambda _: threading.get_ident(), range(100), 3))
+    assert used <= set(left)
+    assert len(left) == 3
+
+
 def test_a_failure_in_a_thread_is_raised_and_ends_the_work() -> None:
     """The first one in order; the rest is dropped."""
     java.start()

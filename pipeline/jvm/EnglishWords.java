@@ -17,8 +17,8 @@ import org.apache.lucene.analysis.tokenattributes.CharTermAttribute;
 import org.apache.lucene.analysis.tokenattributes.PositionIncrementAttribute;
 
 /**
- * The terms of Anserini's DefaultEnglishAnalyzer, by the same filters; what they make of a word is remembered, since most
- * words of a text have been there before.
+ * The terms of Anserini's DefaultEnglishAnalyzer, by the same filters; what they make of a word is remembered by each
+ * thread, since most words of a text have been there before.
  */
 public final class EnglishWords extends Analyzer {
   private final String stemmer;
@@ -96,6 +96,7 @@ public final class EnglishWords extends Analyzer {
         term.copyBuffer(kept, piece + TERM, kept[piece + 1]);
         return kept[piece + 1] > 0;
       }
+      kept[piece] = 0; // nothing, should a filter fail
       System.arraycopy(buffer, 0, kept, from, length);
       int found = word.through(filters) ? term.length() : 0;
       kept[piece] = (char) (found <= LONGEST ? length : 0);
