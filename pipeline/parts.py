@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 OPEN_FILES = 64
+STEP = 8  # so many more parts with the next order of magnitude
 SYNC_AFTER = 1.0  # seconds since the part before
 COLUMNS, QID, DOCID = 6, 0, 2  # of run lines
 PIECE = 1 << 18  # bytes of a part that are looked at together
@@ -30,6 +31,19 @@ WHOLE = 1 << 64
 def bucket(qid: str, count: int) -> int:
     """Give a topic's part, 0 to `count` - 1: of its id alone, so a new topic moves no other."""
     return int.from_bytes(hashlib.sha256(qid.encode()).digest()[:8]) % count
+
+
+def part_count(topics: int, least: int, size: int) -> int:
+    """How many parts topics are cut into; it changes with their order of magnitude only.
+
+    Args:
+        least: parts there may be in any case.
+        size: topics of a part on average, at most.
+    """
+    count = least
+    while topics > count * size:
+        count *= STEP
+    return count
 
 
 class Parts:

@@ -16,7 +16,7 @@ from pipeline.executor import Item
 from pipeline.makers import Remote
 from pipeline.models.scorer import Foreseeing, Reading
 from pipeline.pace import Pace
-from pipeline.parts import Parts, contents, docid_sums
+from pipeline.parts import Parts, contents, docid_sums, part_count
 from pipeline.rescore import Facts, How, Rescored, Task, part_key, rescored
 from pipeline.store import need_free
 from pipeline.tasks import Tasks, read_candidates
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from pipeline.topics import Topics
 
 VERSION = 1  # of what a run is made of; a new one makes runs and parts stale
-PARTS = 4096  # a part of 7,000 topics has two of them, one of 500,000 has 122
+PARTS = 1024  # parts of a run, unless that makes them large:
+PART_TOPICS = 8  # topics in a part on average, at most; a kill costs the one that is being made
 LINE = 48  # bytes of a run line, for the estimate of what the disk must hold
 SHOWN_TOPICS = 10
 CHECKED = 64  # topics at a time
@@ -160,7 +161,8 @@ class Work:
 
     def finish_parts(self, parts: Parts) -> list[Path]:
         """Make the parts that are missing; return all."""
-        groups = self.candidates.groups(PARTS)
+        count = part_count(len(self.candidates.qids), PARTS, PART_TOPICS)
+        groups = self.candidates.groups(count)
         if isinstance(self._scorer, Remote):
             return self._parts_of_crew(self._scorer.crew, groups, parts)
         self._foresee(groups, parts)

@@ -17,7 +17,7 @@ from pipeline.errors import PipelineError, shown
 from pipeline.executor import Executor, Item, Made
 from pipeline.indexes import Place, folders, part_of, paths, shown_place
 from pipeline.pace import Pace
-from pipeline.parts import bucket, joined, topic_blocks
+from pipeline.parts import bucket, joined, part_count, topic_blocks
 from pipeline.report import SILENT, Reporter
 from pipeline.shards import Shard  # noqa: TC001 - likewise
 from pipeline.stage import Job, Outcome, Recipe, need_apart, places, producing
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 VERSION = 1
 PARTS = 32  # parts of a run, unless that makes them large:
 PART_TOPICS = 128  # topics in a part on average, at most; a part is held in memory
-PARTS_STEP = 8  # so many more parts then; the number changes with the order of magnitude only
 CALL_TOPICS = 16  # topics that go to Java at once; between calls a stop is heard
 SHOWN_TOPICS = 10
 
@@ -218,9 +217,7 @@ def _finish_parts(
 
 def _groups(topics: Topics) -> list[Group]:
     """Cut topics into parts, in the order in which each part's first topic stands in the file."""
-    count = PARTS
-    while len(topics) > count * PART_TOPICS:
-        count *= PARTS_STEP
+    count = part_count(len(topics), PARTS, PART_TOPICS)
     groups: dict[int, list[tuple[str, str]]] = {}
     for qid, text in topics.items():
         groups.setdefault(bucket(qid, count), []).append((qid, text))

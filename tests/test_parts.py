@@ -15,7 +15,16 @@ from refusal import refused
 
 from pipeline import parts as parts_module
 from pipeline.errors import StorageError
-from pipeline.parts import Block, Parts, bucket, contents, docid_sums, joined, topic_blocks
+from pipeline.parts import (
+    Block,
+    Parts,
+    bucket,
+    contents,
+    docid_sums,
+    joined,
+    part_count,
+    topic_blocks,
+)
 from pipeline.store import digest_bytes, digest_json
 from pipeline.trec import Ranking, ScoredDoc, run_lines
 
@@ -69,6 +78,14 @@ def test_buckets_are_of_like_size() -> None:
     sizes = Counter(bucket(str(qid), 20) for qid in range(10_000))
     assert min(sizes.values()) > 430
     assert max(sizes.values()) < 570
+
+
+@pytest.mark.parametrize(
+    ("topics", "count"), [(0, 10), (1, 10), (50, 10), (51, 80), (400, 80), (401, 640)]
+)
+def test_more_topics_are_more_parts_of_like_size(topics: int, count: int) -> None:
+    """By steps that few topics more or less never cross."""
+    assert part_count(topics, 10, 5) == count
 
 
 # ---------------------------------------------------------------- finding

@@ -4,7 +4,7 @@ usage: python scripts/bench/parts.py [TOPICS] [REPEATS] [DOCUMENTS A TOPIC]
 
 Ours is what `pipeline rerank` does behind the model: scores are ordered and printed; topics are put
 into parts, as many to a part as in a run of 6,980, a part is written while the next is put
-together, and one a second is synced to the disk; parts are read again, checked and joined into a
+together, and is not synced where parts come so fast; they are read again, checked and joined into a
 run, which is synced. They stay, as they do until `pipeline clean`. Printing, then
 writing and joining, then all of it are measured by themselves. The rivals write one file, once,
 unsynced, and check nothing: a loop of f-strings with six decimals, as Pyserini's own writer of runs
