@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 from contextlib import ExitStack
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline import java
@@ -26,6 +25,7 @@ from pipeline.lucene import (
     failures,
     make_analyzer,
 )
+from pipeline.parts import bucket
 from pipeline.program import OURS, Program
 from pipeline.threads import in_threads
 
@@ -64,7 +64,7 @@ def together(several: Iterable[Added]) -> Added:
 
 def docid_hash(docid: str) -> int:
     """64 bits of a docid; with several indexes, what is left of them says which it goes to."""
-    return int.from_bytes(sha256(docid.encode()).digest()[:8])
+    return bucket(docid, 1 << 64)
 
 
 class Writer:
