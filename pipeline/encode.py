@@ -14,10 +14,12 @@ from pipeline.errors import PipelineError, shown
 from pipeline.executor import Executor, Item, Made
 from pipeline.models.reranker import load_towers, model_digest
 from pipeline.models.scorer import Device, Limits, Precision, Wishes
+from pipeline.parts import counted
 from pipeline.report import SILENT, Reporter
 from pipeline.shards import Shard  # noqa: TC001 - likewise
 from pipeline.stage import Job, Outcome, Recipe, producing
 from pipeline.store import atomic_folder, digest_folder, digest_text, write_bytes
+from pipeline.worker import keep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -177,17 +179,17 @@ class EncodeMaker:
             "size": model.size,
         }
 
-    def make(self, what: tuple[tuple[str, ...], tuple[str, ...]]) -> Made:
-        """Encode the texts of some docids."""
+    def make(self, what: tuple[tuple[str, ...], tuple[str, ...], str]) -> Made:
+        """Encode the texts of some docids; the third names the note about them."""
         from pipeline.vectors import part_bytes
 
         if self._model is None:
             raise AssertionError("asked for a part before the model was loaded")
-        docids, texts = what
+        docids, texts, note = what
         made, cut = self._model.encode_anew(texts)
         keys = [digest_text(text) for text in texts]
         data = part_bytes(docids, keys, made, self.settings.dtype)
-        return Made(data, {"cut": int(cut.sum())})
+        return Made(data, {"cut": count} if (count := int(cut.sum())) else {}, note)
 
 
 class _Work:
@@ -217,18 +219,20 @@ class _Work:
         def missing() -> Iterator[Item]:
             for number, docids, texts in self._slices():
                 key = self._key(docids, texts)
-                found = self._job.parts.find(key)
+                note = f"{key[:32]}-facts"
+                found = self._job.parts.find(key, note)
                 if found is None:
                     numbers[key] = number
                     label = f"of passages from {shown(docids[0])}"
-                    yield Item(key, label, len(docids), (docids, texts))
+                    yield Item(key, label, len(docids), (docids, texts, note), note)
                 else:
                     paths[number] = found
+                    self.cut += counted(self._job.parts.note(note), "cut")
                     self._advance(len(docids))
 
         for item, path, facts in self._made(missing()):
             paths[numbers.pop(item.key)] = path
-            self.cut += int(facts["cut"])
+            self.cut += counted(facts, "cut")
             self._advance(item.size)
         return dict(sorted(paths.items()))
 
@@ -236,7 +240,7 @@ class _Work:
         if self._crew is None:
             for item in items:
                 made = self._maker.make(item.what)
-                yield item, self._job.parts.save(item.key, made.data), made.facts
+                yield item, keep(self._job.parts, item.key, made), made.facts
             return
         for done in self._crew.make(items):
             yield done.item, done.path, done.facts

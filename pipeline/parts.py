@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 from pipeline.columns import Block as Lines
 from pipeline.columns import in_columns, separators
-from pipeline.errors import InputError, storage_error
+from pipeline.errors import InputError, StorageError, storage_error
 from pipeline.report import SILENT, Reporter
 from pipeline.store import digest_bytes, digest_file, remove, write_bytes, write_json
 from pipeline.textfile import read_json
@@ -66,7 +66,7 @@ class Parts:
             note: what is kept beside it under this name, if anything is, has to be readable.
         """
         if self._names is None:
-            self._names = {p.name[:32]: p.name for p in sorted(self.folder.glob("*-*.part"))}
+            self._names = {name[:32]: name for name in sorted(_listed(self.folder))}
         name = self._names.get(key[:32])
         if name is None:
             return None
@@ -83,10 +83,10 @@ class Parts:
     def save(self, key: str, data: bytes) -> Path:
         """Keep a finished part; from here on a kill does not cost it."""
         path = self.folder / f"{key[:32]}-{digest_bytes(data)[:32]}.part"
-        # What a power cut takes, or tears, is noticed and made again: worth no wait where parts
-        # come fast. A name alone never is.
+        # What a power cut takes, or tears, is noticed and made again: where parts come fast that
+        # costs less than to wait for the disk each time.
         now = time.monotonic()
-        write_bytes(path, data, sync="bytes" if now - self._saved >= SYNC_AFTER else "nothing")
+        write_bytes(path, data, sync=now - self._saved >= SYNC_AFTER)
         self._saved = now
         if self._names is not None:
             self._names[key[:32]] = path.name
@@ -127,6 +127,22 @@ class Parts:
         self._names = None
 
 
+def counted(note: Mapping[str, Any] | None, name: str) -> int:
+    """Read a count out of a note; whatever is wrong with it is 0."""
+    value = (note or {}).get(name)
+    return value if type(value) is int and value > 0 else 0
+
+
+def _listed(folder: Path) -> list[str]:
+    """Names of parts; none where nothing was begun."""
+    try:
+        return [path.name for path in folder.iterdir() if path.name.endswith(".part")]
+    except FileNotFoundError:
+        return []
+    except OSError as error:  # which Path.glob takes for an empty folder
+        raise storage_error(folder, error) from error
+
+
 def _json(path: Path) -> object:
     try:
         return read_json(path)
@@ -150,23 +166,36 @@ class Content(NamedTuple):
     documents: int  # as `docid_sums` has them
 
 
-def topic_blocks(part: Path) -> dict[str, Block]:
-    """Find the topics of a part that holds run lines."""
-    return {qid: content.block for qid, content in contents(part).items()}
+def topic_blocks(path: Path) -> dict[str, Block]:
+    """Find the topics of a file of run lines, which need not be a part."""
+    return {qid: content.block for qid, content in _contents(path, _read(path)).items()}
 
 
 def contents(part: Path) -> dict[str, Content]:
     """Find the topics of a part that holds run lines, and their documents.
 
     Raises:
-        StorageError: it went away meanwhile, or cannot be read.
+        StorageError: it went away or was changed since it was made, or cannot be read.
     """
+    data = _read(part)
+    if digest_bytes(data)[:32] != part.stem[33:]:
+        raise StorageError(
+            f"{part}: was changed or torn since it was made",
+            "run the same command again: this part is made again",
+        )
+    return _contents(part, data)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def _contents(part: Path, data: bytes) -> dict[str, Content]:
     import numpy as np
 
-    try:
-        data = part.read_bytes()
-    except OSError as error:
-        raise storage_error(part, error) from error
     starts: dict[str, int] = {}
     sums: dict[str, int] = {}
     for begin, piece in _pieces(data):
@@ -251,4 +280,9 @@ def joined(blocks: Iterable[Block]) -> Iterator[bytes]:
                 data = os.pread(files[block.path].fileno(), block.length, block.start)
             except OSError as error:
                 raise storage_error(block.path, error) from error
+            if len(data) != block.length:
+                raise StorageError(
+                    f"{block.path}: became shorter while it was read",
+                    "run the same command again: what it lost is made again",
+                )
             yield data

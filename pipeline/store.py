@@ -2,7 +2,7 @@
 
 Everything is written under a hidden temporary name in the folder of its target, flushed, fsynced
 and renamed, so a reader sees the old thing or the new one, never half of either, whatever is killed
-and whenever.
+and whenever. Parts that come fast are not fsynced (`parts.py`): a power cut may cost them.
 """
 
 from __future__ import annotations
@@ -20,15 +20,13 @@ import sys
 import tempfile
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO, Literal, cast
+from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
 from pipeline.errors import BusyError, PipelineError, StorageError, storage_error
 from pipeline.textfile import STREAM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-type Sync = Literal["name", "bytes", "nothing"]  # a file's bytes are synced before its name
 
 TEXT_DIGEST = 16  # bytes
 DIGESTED = 1 << 20  # bytes of a file at a time
@@ -37,14 +35,15 @@ DIGESTED = 1 << 20  # bytes of a file at a time
 
 
 @contextmanager
-def atomic_file(path: Path | str, *, sync: Sync = "name") -> Iterator[BinaryIO]:
+def atomic_file(path: Path | str, *, sync: bool = True) -> Iterator[BinaryIO]:
     """Open a file that appears under `path` only if the block ends well; `.gz` is compressed.
 
     Compressed bytes depend on the content alone (no name, no time). `-` writes to standard output
     instead, where nothing can be atomic.
 
     Args:
-        sync: what is waited for, so that a power cut leaves it alone; a kill harms neither.
+        sync: wait until bytes and name are on the disk, so that a power cut leaves them alone; a
+            kill harms neither in any case.
 
     Raises:
         StorageError: no space, no permission, or what lies there is a folder or a device.
@@ -69,10 +68,10 @@ def atomic_file(path: Path | str, *, sync: Sync = "name") -> Iterator[BinaryIO]:
                     else:
                         yield cast("BinaryIO", raw)
                     raw.flush()
-                    if sync != "nothing":
+                    if sync:
                         os.fsync(raw.fileno())
                 temporary.replace(path)
-                if sync == "name":
+                if sync:
                     _sync_folder(path.parent)
             except BaseException:
                 with suppress(OSError):
@@ -121,7 +120,7 @@ def new_folder(path: Path) -> Path:
     return path
 
 
-def write_bytes(path: Path, data: bytes, *, sync: Sync = "name") -> None:
+def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
     """Write a whole small file atomically, as `atomic_file` does."""
     with atomic_file(path, sync=sync) as out:
         out.write(data)
@@ -178,8 +177,9 @@ def sweep(path: Path) -> None:
 
 
 def sweep_folder(path: Path) -> None:
-    """Delete what killed writers left inside a folder that is ours alone."""
-    _sweep(path, re.compile(rf"\..+{_TEMPORARY}", re.DOTALL))
+    """Delete what killed writers left inside a folder that is ours alone, at any depth."""
+    for folder, _, _ in os.walk(path):
+        _sweep(Path(folder), re.compile(rf"\..+{_TEMPORARY}", re.DOTALL))
 
 
 def _sweep(folder: Path, names: re.Pattern[str]) -> None:

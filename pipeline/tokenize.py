@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pipeline import collection, lucene, mapped
 from pipeline.errors import PipelineError, shown
 from pipeline.models.folder import locate
+from pipeline.parts import counted
 from pipeline.report import SILENT, Reporter
 from pipeline.stage import Outcome, Recipe, need_apart, producing
 from pipeline.store import atomic_folder
@@ -118,7 +119,7 @@ def _parts(
             paths.append(found)
             counts["passages"] += len(docids)
             for name in ("tokens", "cut"):
-                counts[name] += int(facts[name])
+                counts[name] += counted(facts, name)
             reporter.advance(counts["passages"], 0, "passages")
     return paths
 

@@ -6,6 +6,7 @@ import os
 import tracemalloc
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from elsewhere import refusal_unprivileged
@@ -20,6 +21,7 @@ from pipeline.parts import (
     Parts,
     bucket,
     contents,
+    counted,
     docid_sums,
     joined,
     part_count,
@@ -27,6 +29,9 @@ from pipeline.parts import (
 )
 from pipeline.store import digest_bytes, digest_json
 from pipeline.trec import Ranking, ScoredDoc, run_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 KEY, OTHER = digest_json("one"), digest_json("other")
 
@@ -189,13 +194,14 @@ def test_parts_nobody_may_read_or_write(shared_path: Path) -> None:
     parts = Parts(shared_path / "parts")
     made = parts.save(KEY, b"x")
     made.chmod(0o000)
-    parts.folder.chmod(0o555)
     before = "from pipeline.parts import Parts, joined, Block\n"
-    for script in (
-        f"Parts(Path('parts')).find({KEY!r})",
-        f"Parts(Path('parts')).save({OTHER!r}, b'x')",
-        f"list(joined([Block(Path('parts/{made.name}'), 0, 1)]))",
+    for mode, script in (
+        (0o555, f"Parts(Path('parts')).find({KEY!r})"),
+        (0o333, f"Parts(Path('parts')).find({KEY!r})"),  # a folder that only seems empty
+        (0o555, f"Parts(Path('parts')).save({OTHER!r}, b'x')"),
+        (0o555, f"list(joined([Block(Path('parts/{made.name}'), 0, 1)]))"),
     ):
+        parts.folder.chmod(mode)
         refusal = refusal_unprivileged(before + script, shared_path)
         assert refusal is not None
         assert refusal[0] == "StorageError"
@@ -203,11 +209,11 @@ def test_parts_nobody_may_read_or_write(shared_path: Path) -> None:
     assert made.exists()
 
 
-@pytest.mark.parametrize(("after", "synced"), [(0.0, 3), (1e9, 1)])
+@pytest.mark.parametrize(("after", "synced"), [(0.0, 6), (1e9, 2)])
 def test_parts_that_come_fast_are_not_waited_for(
     parts: Parts, monkeypatch: pytest.MonkeyPatch, after: float, synced: int
 ) -> None:
-    """A power cut may take those, and they are made again as fast; the first is always synced."""
+    """A power cut may take those; of the first bytes and name are on the disk in any case."""
     calls = []
     monkeypatch.setattr(parts_module, "SYNC_AFTER", after)
     monkeypatch.setattr(os, "fsync", calls.append)
@@ -296,3 +302,38 @@ def test_a_part_that_is_gone_when_joined_is_named(tmp_path: Path) -> None:
     """Somebody cleaned up meanwhile: two lines, no traceback."""
     with refused(f"{tmp_path / 'x.part'}: no such file", kind=StorageError):
         list(joined([Block(tmp_path / "x.part", 0, 5)]))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda data: b"",
+        lambda data: data[: len(data) // 2],
+        lambda data: bytes(len(data)),
+        lambda data: data.replace(b" 1 ", b" 2 "),
+    ],
+    ids=["emptied", "torn", "zeros", "edited"],
+)
+def test_a_part_that_changed_since_it_was_found_is_joined_to_nothing(
+    parts: Parts, listener: Listener, edit: Callable[[bytes], bytes]
+) -> None:
+    """Neither one that was found nor one that was just made; the next command makes it again."""
+    made = parts.save(KEY, b"7 Q0 a 1 1.0 t\n7 Q0 b 2 0.5 t\n")
+    block = contents(made)["7"]
+    made.write_bytes(edit(made.read_bytes()))
+    with refused(f"{made}: was changed or torn", kind=StorageError):
+        contents(made)
+    if made.stat().st_size < block.block.length:
+        with refused(f"{made}: became shorter", kind=StorageError):
+            list(joined([block.block]))
+    assert Parts(parts.folder, listener).find(KEY) is None
+    assert not made.exists()
+
+
+@pytest.mark.parametrize(
+    ("note", "count"),
+    [({"n": 3}, 3), ({"n": "abc"}, 0), ({"n": None}, 0), ({"n": -1}, 0), ({}, 0), (None, 0)],
+)
+def test_a_count_that_is_none_is_nothing(note: dict[str, object] | None, count: int) -> None:
+    """A note that somebody edited costs its count, not the stage."""
+    assert counted(note, "n") == count

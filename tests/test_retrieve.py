@@ -22,7 +22,7 @@ from refusal import refused
 
 from pipeline import retrieve as retrieve_module
 from pipeline.bm25 import Searcher
-from pipeline.errors import InputError
+from pipeline.errors import InputError, StorageError
 from pipeline.index import IndexSettings, index
 from pipeline.parts import bucket
 from pipeline.retrieve import PARTS, RetrieveSettings, _groups, recipe, retrieve
@@ -268,6 +268,27 @@ def test_a_torn_part_is_noticed_named_and_made_again(settings: RetrieveSettings)
     listener = Listener()
     assert retrieve(settings, listener).reasons == ("output missing",)
     assert any(part.name in notice for notice in listener.notices)
+    assert settings.output.read_bytes() == whole
+
+
+def test_a_part_that_changes_while_others_are_made_makes_no_run(
+    settings: RetrieveSettings,
+) -> None:
+    """An emptied part is no topic without hits: nothing is written, and the next time all is."""
+    retrieve(replace(settings, output=settings.output.with_name("undisturbed")))
+    edited: list[Path] = []
+
+    class Editor(Listener):
+        def advance(self, done: int, total: int, unit: str) -> None:
+            if done == total and not edited:
+                edited.append(next(parts_path(settings.output).glob("*.part")))
+                edited[0].write_bytes(b"")
+
+    with refused(f"{parts_path(settings.output)}", "the same command again", StorageError):
+        retrieve(settings, Editor())
+    assert not settings.output.exists()
+    retrieve(settings)
+    whole = settings.output.with_name("undisturbed").read_bytes()
     assert settings.output.read_bytes() == whole
 
 

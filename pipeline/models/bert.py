@@ -139,8 +139,9 @@ class _Layer:
                 torch.cat(weights), torch.cat(biases), ranges.projections, engine.dtype
             )
             self._mix = int8.Linear(
-                mixed.dense.weight.data, mixed.dense.bias.data, ranges.mix, engine.dtype
-            )
+                mixed.dense.weight.data, mixed.dense.bias.data, ranges.mix, engine.dtype,
+                int8.ATTENDED_HEADROOM,
+            )  # fmt: skip
             self._between = _between_in_int8(layer, engine, ranges)
         self._norm_mixed = _norm(mixed.LayerNorm, engine)
         self._norm_output = _norm(output.LayerNorm, engine)

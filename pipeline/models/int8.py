@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 LEVELS = 127  # on either side of zero
 ZERO = 128  # what stands for zero in inputs, which oneDNN takes without a sign
 SMOOTHING = 0.65  # share of a channel's loudness that weights take over
-HEADROOM = 1.1  # for texts louder than those that were seen; what is louder still is cut off
+# For texts louder than what was seen; what is louder still is cut off. LayerNorm bounds what comes
+# out of it; attention's averages and GELU's output have no bound, and real text is louder there.
+HEADROOM = 1.1
+ATTENDED_HEADROOM = 1.3
+INNER_HEADROOM = 2.0
 LOUDEST = 32  # inner neurons left in the engine's precision; a multiple of what oneDNN likes
 LEAST_GELU = -0.17  # GELU's least value is -0.16997
 STEPS = 64  # between a power of two and the next but one
@@ -89,12 +93,18 @@ class Linear:
     Args:
         largest: magnitude of each input channel.
         dtype: of what is put out.
+        headroom: how much louder inputs may be.
     """
 
     def __init__(
-        self, weight: torch.Tensor, bias: torch.Tensor, largest: torch.Tensor, dtype: torch.dtype
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        largest: torch.Tensor,
+        dtype: torch.dtype,
+        headroom: float = HEADROOM,
     ) -> None:
-        self._inputs = _Inputs(weight, largest)
+        self._inputs = _Inputs(weight, largest, headroom)
         self._weights = _Weights(weight * self._inputs.factors, bias)
         self._dtype = dtype
 
@@ -129,7 +139,7 @@ class Between:
         widen, narrow = weights
         self._inputs = _Inputs(widen[quiet], ranges.widen)
         self._widen = _Weights(widen[quiet] * self._inputs.factors, biases[0][quiet])
-        largest = float(ranges.narrow[quiet].max()) * HEADROOM
+        largest = float(ranges.narrow[quiet].max()) * INNER_HEADROOM
         self._scale = (max(largest, TINY) - LEAST_GELU) / 255
         self._zero = round(-LEAST_GELU / self._scale)
         self._narrow = _Weights(narrow[:, quiet], None)
@@ -146,9 +156,11 @@ class Between:
         return self._narrow.add(inner, self._scale, self._zero, loud)
 
 
-def input_scaling(weight: torch.Tensor, largest: torch.Tensor) -> tuple[torch.Tensor, float]:
+def input_scaling(
+    weight: torch.Tensor, largest: torch.Tensor, headroom: float = HEADROOM
+) -> tuple[torch.Tensor, float]:
     """What each input channel is divided by, and then the size of a level for all."""
-    loud = (largest * HEADROOM).clamp(min=TINY)
+    loud = (largest * headroom).clamp(min=TINY)
     heavy = weight.abs().amax(dim=0).clamp(min=TINY)
     factors = coarse(loud**SMOOTHING / heavy ** (1 - SMOOTHING))
     return factors, float((loud / factors).max()) / LEVELS
@@ -157,8 +169,10 @@ def input_scaling(weight: torch.Tensor, largest: torch.Tensor) -> tuple[torch.Te
 class _Inputs:
     """How inputs are rounded: divided channel by channel, then one scale for all."""
 
-    def __init__(self, weight: torch.Tensor, largest: torch.Tensor) -> None:
-        self.factors, self.scale = input_scaling(weight, largest)
+    def __init__(
+        self, weight: torch.Tensor, largest: torch.Tensor, headroom: float = HEADROOM
+    ) -> None:
+        self.factors, self.scale = input_scaling(weight, largest, headroom)
         self._by = 1 / (self.factors * self.scale)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from pipeline.parts import counted
 from pipeline.store import digest_json
 
 if TYPE_CHECKING:
@@ -48,8 +49,7 @@ class Vectors:
         self._bytes = 0
         self._next = 0
         if parts is not None:
-            counted = parts.note(self._name[:32]) or {}
-            self._next = int(counted.get("pieces", 0))
+            self._next = counted(parts.note(self._name[:32]), "pieces")
             for number in range(self._next):
                 path = parts.find(self._key(number))
                 if path is not None:
@@ -73,7 +73,7 @@ class Vectors:
     def add(
         self, keys: Sequence[bytes], vectors: NDArray[np.float32], cut: NDArray[np.uint8]
     ) -> None:
-        """Keep vectors of shape (keys, size), on the disk before this returns."""
+        """Keep vectors of shape (keys, size), which a kill does not cost once this returns."""
         if self._parts is None:
             if self._bytes > IN_MEMORY:
                 self._pieces.clear()
