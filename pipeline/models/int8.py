@@ -9,7 +9,7 @@ neurons are left in the engine's own precision, and the others rounded as they a
 
 How loud a channel is, is seen on random tokens. That needs no texts, suits any language, and is as
 good: on 400 pairs of Cranfield the shipped student's scores were off by 0.042 with ranges seen on
-random tokens, and by 0.047 with ranges seen on Cranfield.
+random tokens, and by 0.047 with ranges seen on Cranfield, both with a tenth of headroom.
 """
 
 from __future__ import annotations
