@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
+from pipeline.ahead import ahead
 from pipeline.columns import Block as Lines
 from pipeline.columns import in_columns, separators
 from pipeline.errors import InputError, StorageError, storage_error
@@ -171,19 +172,37 @@ def topic_blocks(path: Path) -> dict[str, Block]:
     return {qid: content.block for qid, content in _contents(path, _read(path)).items()}
 
 
-def contents(part: Path) -> dict[str, Content]:
-    """Find the topics of a part that holds run lines, and their documents.
+def need_whole(parts: Iterable[Path]) -> None:
+    """Hold parts against their names.
 
     Raises:
-        StorageError: it went away or was changed since it was made, or cannot be read.
+        StorageError: as `contents` does.
     """
+    for part in parts:
+        _whole(part)
+
+
+def contents(parts: Iterable[Path]) -> dict[str, Content]:
+    """Find the topics of parts that hold run lines, and their documents.
+
+    Raises:
+        StorageError: a part went away or was changed since it was made, or cannot be read.
+    """
+    found: dict[str, Content] = {}
+    with closing(ahead((part, _whole(part)) for part in parts)) as read:
+        for part, data in read:
+            found |= _contents(part, data)
+    return found
+
+
+def _whole(part: Path) -> bytes:
     data = _read(part)
     if digest_bytes(data)[:32] != part.stem[33:]:
         raise StorageError(
             f"{part}: was changed or torn since it was made",
             "run the same command again: this part is made again",
         )
-    return _contents(part, data)
+    return data
 
 
 def _read(path: Path) -> bytes:

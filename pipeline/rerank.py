@@ -193,7 +193,7 @@ def rerank(settings: RerankSettings, reporter: Reporter = SILENT) -> Outcome:
             work = Work(
                 inputs, known, candidates, how, loaded, stack, reporter, job.parts, job.pace
             )
-            blocks = list(work.blocks(work.finish_parts(job.parts)))
+            blocks = work.blocks(work.finish_parts(job.parts))
             details = work.details() | {"places": _places(settings), "field": settings.field}
             with job.commit(work.counts(), details), atomic_file(settings.output) as out:
                 for lines in joined(blocks):

@@ -6,7 +6,7 @@ from collections import deque
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import batched, chain
+from itertools import accumulate, batched, chain, pairwise
 from typing import TYPE_CHECKING, Any
 
 from pipeline import java
@@ -16,7 +16,7 @@ from pipeline.executor import Item
 from pipeline.makers import Remote
 from pipeline.models.scorer import Foreseeing, Reading
 from pipeline.pace import Pace
-from pipeline.parts import Parts, contents, docid_sums, part_count
+from pipeline.parts import Block, Parts, contents, docid_sums, need_whole, part_count
 from pipeline.rescore import Facts, How, Rescored, Task, part_key, rescored
 from pipeline.store import need_free
 from pipeline.tasks import Tasks, read_candidates
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from pipeline.candidates import Candidates
     from pipeline.cluster import Crew
     from pipeline.models.scorer import Scorer
-    from pipeline.parts import Block, Content
     from pipeline.report import Reporter
     from pipeline.tasks import Inputs
     from pipeline.topics import Topics
@@ -48,9 +47,17 @@ class _Group:
     """The topics of a part that is being made."""
 
     key: str
-    topics: int
+    qids: Sequence[str]
     lines: list[bytes] = field(default_factory=list)
     facts: Facts = field(default_factory=Facts)
+
+    def blocks(self, part: Path) -> dict[str, Block]:
+        """Where the lines of each topic lie in the part that is made of them."""
+        stops = [0, *accumulate(map(len, self.lines))]
+        return {
+            qid: Block(part, start, stop - start)
+            for qid, (start, stop) in zip(self.qids, pairwise(stops), strict=True)
+        }
 
 
 class Work:
@@ -104,6 +111,7 @@ class Work:
         self._executor: Mapping[str, Any] = {}  # what workers did, where there were any
         self._scored_pairs = self._reused_pairs = self._scored_topics = 0
         self._seconds = 0.0
+        self._blocks: dict[Path, dict[str, Block]] = {}  # of parts that were made here
         self._all_pairs = sum(self._pairs(qid) for qid in self.candidates.qids)
 
     # ------------------------------------------------------------ before the work
@@ -176,7 +184,7 @@ class Work:
                     self._count(key, tasks, parts)
                     paths.append(found)
                     continue
-                at_work.append(_Group(key, len(tasks)))
+                at_work.append(_Group(key, [topic.qid for topic in tasks]))
                 yield from tasks
 
         # One after the other, across the borders of parts: topics come back in the same order.
@@ -185,9 +193,10 @@ class Work:
                 group = at_work[0]
                 group.lines.append(result.lines)
                 group.facts.add(result.facts)
-                if len(group.lines) == group.topics:
+                if len(group.lines) == len(group.qids):
                     saving.give(at_work.popleft())
-            return [*paths, *saving.results()]
+            self._blocks = dict(saving.results())
+            return [*paths, *self._blocks]
 
     def _ready(
         self, groups: Sequence[Sequence[str]], parts: Parts
@@ -273,17 +282,19 @@ class Work:
 
     # ------------------------------------------------------------ after the work
 
-    def blocks(self, parts: Sequence[Path]) -> Iterator[Block]:
+    def blocks(self, parts: Sequence[Path]) -> list[Block]:
         """Put the topics of all parts into the order of the run, each with all its documents.
+
+        Where topics lie in a part that was just made is known; others are looked through.
 
         Raises:
             PipelineError: a part does not hold what it should.
         """
+        made = {qid: block for blocks in self._blocks.values() for qid, block in blocks.items()}
+        need_whole(self._blocks)
+        found = contents(part for part in parts if part not in self._blocks)
         depth = MAX_DOCS if self._how.keep_tail else self._how.depth
-        found: dict[str, Content] = {}
-        for part in parts:
-            found |= contents(part)
-        for qids in batched(self.candidates.qids, CHECKED):
+        for qids in batched((qid for qid in self.candidates.qids if qid not in made), CHECKED):
             asked = docid_sums([self.candidates.docids(qid, depth) for qid in qids])
             for qid, documents in zip(qids, asked, strict=True):
                 if qid not in found or found[qid].documents != documents:
@@ -291,7 +302,7 @@ class Work:
                         f"topic {shown(qid)}: its part does not hold the documents it should",
                         "this is a mistake of the program; --force makes everything again",
                     )
-                yield found[qid].block
+        return [made.get(qid) or found[qid].block for qid in self.candidates.qids]
 
     def counts(self) -> dict[str, Any]:
         """Facts about the run."""
@@ -357,11 +368,12 @@ class Work:
         }
 
 
-def _save(parts: Parts, group: _Group) -> Path:
-    """Keep a part, and before it what is worth knowing about it."""
+def _save(parts: Parts, group: _Group) -> tuple[Path, dict[str, Block]]:
+    """Keep a part, and before it what is worth knowing about it; tell where its topics lie."""
     if record := group.facts.record():
         parts.keep_note(_facts_name(group.key), record)
-    return parts.save(group.key, b"".join(group.lines))
+    part = parts.save(group.key, b"".join(group.lines))
+    return part, group.blocks(part)
 
 
 def _facts_name(key: str) -> str:

@@ -17,7 +17,7 @@ from pipeline.errors import PipelineError, shown
 from pipeline.executor import Executor, Item, Made
 from pipeline.indexes import Place, folders, part_of, paths, shown_place
 from pipeline.pace import Pace
-from pipeline.parts import Block, bucket, contents, joined, part_count
+from pipeline.parts import bucket, contents, joined, part_count
 from pipeline.report import SILENT, Reporter
 from pipeline.shards import Shard  # noqa: TC001 - likewise
 from pipeline.stage import Job, Outcome, Recipe, need_apart, places, producing
@@ -119,9 +119,7 @@ def retrieve(settings: RetrieveSettings, reporter: Reporter = SILENT) -> Outcome
         whole = given or read_topics(settings.topics, settings.field)
         topics = _share(settings, whole)
         parts = _finish_parts(settings, topics, job, reporter)
-        blocks: dict[str, Block] = {}
-        for part in parts:
-            blocks |= {qid: content.block for qid, content in contents(part).items()}
+        blocks = {qid: content.block for qid, content in contents(parts).items()}
         found = [blocks[qid] for qid in topics if qid in blocks]
         counts = _counts(topics, [qid for qid in topics if qid not in blocks], reporter)
         if settings.shard is not None:

@@ -246,7 +246,7 @@ def test_a_part_holds_the_documents_that_were_asked_for(parts: Parts) -> None:
     topics = {"1": many, "2": ["x"], "3": IDS, "naïve": many[::-1]}
     for qids in (["1", "2", "naïve"], list(topics)):
         lines = "".join(f"{qid} Q0 {docid} 1 1.0 t\n" for qid in qids for docid in topics[qid])
-        found = contents(parts.save(digest_json(qids), lines.encode()))
+        found = contents([parts.save(digest_json(qids), lines.encode())])
         asked = docid_sums(["\n".join(topics[qid]).encode() for qid in qids])
         assert [found[qid].documents for qid in qids] == asked
 
@@ -319,10 +319,10 @@ def test_a_part_that_changed_since_it_was_found_is_joined_to_nothing(
 ) -> None:
     """Neither one that was found nor one that was just made; the next command makes it again."""
     made = parts.save(KEY, b"7 Q0 a 1 1.0 t\n7 Q0 b 2 0.5 t\n")
-    block = contents(made)["7"]
+    block = contents([made])["7"]
     made.write_bytes(edit(made.read_bytes()))
     with refused(f"{made}: was changed or torn", kind=StorageError):
-        contents(made)
+        contents([made])
     if made.stat().st_size < block.block.length:
         with refused(f"{made}: became shorter", kind=StorageError):
             list(joined([block.block]))

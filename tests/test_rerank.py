@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +18,12 @@ from folders import file_of
 from killing import contents
 from refusal import refused
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, StorageError
 from pipeline.models.overlap import Overlap
 from pipeline.models.scorer import Scored
 from pipeline.pace import UNKNOWN
 from pipeline.rerank import RerankSettings, rerank
-from pipeline.stage import Outcome, sidecar_path
+from pipeline.stage import Outcome, parts_path, sidecar_path
 from pipeline.trec import Ranking, read_run
 
 
@@ -310,6 +311,29 @@ def test_what_is_known_of_a_part_is_whole_or_the_part_is_made_again(
     assert outcome.counts["empty_passages"] == 1
     assert 0 < outcome.details["pairs_scored"] < outcome.counts["pairs"]
     assert f"{notes[0]}: damaged; its part is made again" in heard.notices
+
+
+def test_a_part_that_changes_before_it_is_joined_makes_no_run(chosen: RerankSettings) -> None:
+    """Made just now or found: a run is made of what was scored, and next time all is well."""
+    undisturbed = replace(chosen, output=chosen.output.with_name("undisturbed.run"))
+    rerank(undisturbed)
+    whole = undisturbed.output.read_bytes()
+    parts = parts_path(chosen.output)
+
+    class Editing(Heard):
+        def advance(self, done: int, total: int, unit: str) -> None:
+            if done == total:  # the last part comes after this, those before it in a moment
+                while not (there := sorted(parts.glob("*.part"))):
+                    time.sleep(0.01)
+                part = there[0]
+                part.write_bytes(part.read_bytes().replace(b" 1 ", b" 7 "))
+
+    for _ in range(2):  # then with parts that were there, but for the one that is made again
+        with refused(f"{parts}/", "run the same command again", StorageError):
+            rerank(chosen, Editing())
+        assert not chosen.output.exists()
+    rerank(chosen)
+    assert chosen.output.read_bytes() == whole
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,11 @@ usage: python scripts/bench/parts.py [TOPICS] [REPEATS] [DOCUMENTS A TOPIC]
 
 Ours is what `pipeline rerank` does behind the model: scores are ordered and printed; topics are put
 into parts, as many to a part as in a run of 6,980, a part is written while the next is put
-together, and is not synced where parts come so fast; they are read again, checked and joined into a
-run, which is synced. They stay, as they do until `pipeline clean`. Printing, then
-writing and joining, then all of it are measured by themselves. The rivals write one file, once,
+together, and is not synced where parts come so fast; they are read again, held against their
+digests and joined into a run, which is synced. They stay, as they do until `pipeline clean`.
+Printing, then writing and joining, then all of it are measured by themselves, and writing and
+joining once more as if all parts had been found: then they are looked through, and their documents
+compared with those asked for. The rivals write one file, once,
 unsynced, and check nothing: a loop of f-strings with six decimals, as Pyserini's own writer of runs
 does, and pandas' `to_csv`. As a measure of speed pytrec_eval parses and evaluates the run, in this
 process too. Each takes its turn; shown are lines a second of every turn, on the clock and of the
@@ -28,9 +30,8 @@ import pandas as pd
 import pytrec_eval
 
 from pipeline.ahead import Behind
-from pipeline.parts import Parts, bucket, docid_sums, joined
-from pipeline.parts import contents as contents_of
-from pipeline.reranking import CHECKED, PARTS
+from pipeline.parts import Block, Parts, bucket, contents, docid_sums, joined, need_whole
+from pipeline.reranking import CHECKED, PARTS, _Group, _save
 from pipeline.store import atomic_file, digest_json
 from pipeline.trec import scored_lines
 
@@ -75,10 +76,13 @@ class Writing:
 
     Args:
         lines: of each topic, made before; without them they are printed on the way.
+        found: take the parts for ones that another process made.
     """
 
-    def __init__(self, topics: list[Topic], lines: dict[str, bytes] | None = None) -> None:
-        self._lines = lines
+    def __init__(
+        self, topics: list[Topic], lines: dict[str, bytes] | None = None, *, found: bool = False
+    ) -> None:
+        self._lines, self._found = lines, found
         # The command has them as bytes, from the run that it reads.
         self._wanted = {qid: "\n".join(docids).encode() for qid, docids, _ in topics}
 
@@ -86,27 +90,35 @@ class Writing:
         """Make the run."""
         parts = Parts(folder / PARTS_FOLDER)
 
-        def save(part: tuple[str, bytes]) -> Path:
-            return parts.save(*part)
+        def save(group: _Group) -> tuple[Path, dict[str, Block]]:
+            return _save(parts, group)
 
         groups: dict[int, list[Topic]] = {}
         for topic in topics:
             groups.setdefault(bucket(topic[0], PARTS * len(topics) // WHOLE or 1), []).append(topic)
         with Behind(save) as saving:
             for group in groups.values():
-                key = digest_json([qid for qid, _, _ in group])
+                qids = [qid for qid, _, _ in group]
                 given = self._lines
-                made = (printed(topic) if given is None else given[topic[0]] for topic in group)
-                saving.give((key, b"".join(made)))
-            paths = saving.results()
-        found = {qid: content for path in paths for qid, content in contents_of(path).items()}
+                made = [printed(topic) if given is None else given[topic[0]] for topic in group]
+                saving.give(_Group(digest_json(qids), qids, made))
+            places = dict(saving.results())
+        blocks = self._looked_through(places) if self._found else self._known(places)
+        with atomic_file(folder / "ours.run") as out:
+            for lines in joined(blocks[qid] for qid, _, _ in topics):
+                out.write(lines)
+
+    def _known(self, places: dict[Path, dict[str, Block]]) -> dict[str, Block]:
+        need_whole(places)
+        return {qid: block for blocks in places.values() for qid, block in blocks.items()}
+
+    def _looked_through(self, places: dict[Path, dict[str, Block]]) -> dict[str, Block]:
+        found = contents(places)
         for some in batched(self._wanted.items(), CHECKED):
             sums = docid_sums([docids for _, docids in some])
             if sums != [found[qid].documents for qid, _ in some]:
                 sys.exit("a topic has other documents")
-        with atomic_file(folder / "ours.run") as out:
-            for lines in joined(found[qid].block for qid, _, _ in topics):
-                out.write(lines)
+        return {qid: content.block for qid, content in found.items()}
 
 
 def loop(topics: list[Topic], folder: Path) -> None:
@@ -147,9 +159,11 @@ def main() -> None:
     count, repeats, documents = [*given, *(1000, 3, 1000)[len(given) :]]
     topics = drawn(count, documents)
     lines = count * documents
+    made = {topic[0]: printed(topic) for topic in topics}
     turns: dict[str, Callable[[list[Topic], Path], None]] = {
         "printing, in memory": printing,
-        "writing and joining of parts": Writing(topics, {t[0]: printed(t) for t in topics}),
+        "writing and joining of parts": Writing(topics, made),
+        "writing, joining of found parts": Writing(topics, made, found=True),
         "all of it": Writing(topics),
         "loop of f-strings": loop,
         "pandas to_csv": frames,
