@@ -14,7 +14,7 @@ from pipeline.errors import PipelineError, shown
 from pipeline.executor import Executor, Item, Made
 from pipeline.models.reranker import load_towers, model_digest
 from pipeline.models.scorer import Device, Limits, Precision, Wishes
-from pipeline.parts import counted
+from pipeline.parts import counted, facts_name
 from pipeline.report import SILENT, Reporter
 from pipeline.shards import Shard  # noqa: TC001 - likewise
 from pipeline.stage import Job, Outcome, Recipe, producing
@@ -219,7 +219,7 @@ class _Work:
         def missing() -> Iterator[Item]:
             for number, docids, texts in self._slices():
                 key = self._key(docids, texts)
-                note = f"{key[:32]}-facts"
+                note = facts_name(key)
                 found = self._job.parts.find(key, note)
                 if found is None:
                     numbers[key] = number

@@ -128,6 +128,11 @@ class Parts:
         self._names = None
 
 
+def facts_name(key: str) -> str:
+    """Name the note of what is worth knowing about the part of this key."""
+    return f"{key[:32]}-facts"
+
+
 def counted(note: Mapping[str, Any] | None, name: str) -> int:
     """Read a count out of a note; whatever is wrong with it is 0."""
     value = (note or {}).get(name)

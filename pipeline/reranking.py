@@ -12,15 +12,24 @@ from typing import TYPE_CHECKING, Any
 from pipeline import java
 from pipeline.ahead import Behind, ahead
 from pipeline.errors import PipelineError, shown
-from pipeline.executor import Item
+from pipeline.executor import Item, Made
 from pipeline.makers import Remote
 from pipeline.models.scorer import Foreseeing, Reading
 from pipeline.pace import Pace
-from pipeline.parts import Block, Parts, contents, docid_sums, need_whole, part_count
+from pipeline.parts import (
+    Block,
+    Parts,
+    contents,
+    docid_sums,
+    facts_name,
+    need_whole,
+    part_count,
+)
 from pipeline.rescore import Facts, How, Rescored, Task, part_key, rescored
 from pipeline.store import need_free
 from pipeline.tasks import Tasks, read_candidates
 from pipeline.trec import MAX_DOCS
+from pipeline.worker import keep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -206,7 +215,7 @@ class Work:
         for group in groups:
             tasks = [self.task(qid) for qid in group]
             key = part_key(tasks, self._how, self._made_by())
-            found = parts.find(key, _facts_name(key))
+            found = parts.find(key, facts_name(key))
             if found is None and reader is not None:
                 for topic in tasks:
                     if topic.tokens is None:
@@ -215,7 +224,7 @@ class Work:
 
     def _count(self, key: str, tasks: Sequence[Task], parts: Parts) -> None:
         """Take note of a part that was made before."""
-        self._facts.add(Facts.read(parts.note(_facts_name(key))))
+        self._facts.add(Facts.read(parts.note(facts_name(key))))
         self._reused_pairs += sum(len(topic.scored) for topic in tasks)
         self._advance()
 
@@ -229,11 +238,11 @@ class Work:
             for group in groups:
                 tasks = [self.task(qid) for qid in group]
                 key = part_key(tasks, self._how, self._made_by())
-                found = parts.find(key, _facts_name(key))
+                found = parts.find(key, facts_name(key))
                 if found is None:
                     pairs = sum(len(topic.scored) for topic in tasks)
                     label = f"of topic {shown(group[0])}"
-                    name = _facts_name(key)
+                    name = facts_name(key)
                     yield Item(key, label, pairs, (name, tasks), name)
                 else:
                     self._count(key, tasks, parts)
@@ -370,11 +379,6 @@ class Work:
 
 def _save(parts: Parts, group: _Group) -> tuple[Path, dict[str, Block]]:
     """Keep a part, and before it what is worth knowing about it; tell where its topics lie."""
-    if record := group.facts.record():
-        parts.keep_note(_facts_name(group.key), record)
-    part = parts.save(group.key, b"".join(group.lines))
+    made = Made(b"".join(group.lines), group.facts.record(), facts_name(group.key))
+    part = keep(parts, group.key, made)
     return part, group.blocks(part)
-
-
-def _facts_name(key: str) -> str:
-    return f"{key[:32]}-facts"
