@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 BLOCK = 1 << 15  # vectors in memory at a time
+TOGETHER = 64  # queries that are compared with them in one multiplication
 
 
 @dataclass(frozen=True)
@@ -165,30 +166,36 @@ def _exact(
     hits: int,
     reporter: Reporter,
 ) -> list[NDArray[np.int64]]:
-    """Compare every query with every passage, a block of passages at a time; rows of the best.
+    """Compare every query with every passage, a block of each at a time; rows of the best.
 
-    So many, and those that rounding alone keeps from them: equal texts must be found together,
-    whatever the product of matrices makes of their rows.
+    So many, and those that rounding alone keeps from them: equal texts must be found together, and
+    a topic's hits must not depend on the topics beside it, whatever the product of matrices makes
+    of their rows.
     """
     import numpy as np
 
     kept = [(np.empty(0, np.float32), np.empty(0, np.int64)) for _ in queries]
-    # Two sums of `size` products of unit vectors differ by less.
-    rounding = found.size * float(np.finfo(np.float32).eps) * np.linalg.norm(queries, axis=1)
+    lowest = np.full(len(queries), -np.inf)  # of the best that were found so far
+    # Two sums of `size` products of unit vectors differ by less. Twice: the one that is kept and
+    # the one that is left may both have been rounded the wrong way.
+    rounding = 2 * found.size * float(np.finfo(np.float32).eps) * np.linalg.norm(queries, axis=1)
     longest = 0.0
     for start in range(0, found.count, BLOCK):
         block = found[slice(start, start + BLOCK)]
-        fresh = np.arange(start, start + len(block))
         longest = max(longest, float(np.linalg.norm(block, axis=1).max()))
-        for place, query in enumerate(queries):
-            # One query at a time: a topic's scores must not depend on the others'.
-            scores, rows = kept[place]
-            scores, rows = np.concatenate([scores, block @ query]), np.concatenate([rows, fresh])
-            if len(scores) > hits:
-                least = np.partition(scores, len(scores) - hits)[len(scores) - hits]
-                among = np.flatnonzero(scores >= least - rounding[place] * longest)
-                scores, rows = scores[among], rows[among]
-            kept[place] = scores, rows
+        for first in range(0, len(queries), TOGETHER):
+            products = queries[first : first + TOGETHER] @ block.T
+            for place, product in enumerate(products, first):
+                margin = rounding[place] * longest
+                fresh = np.flatnonzero(product >= lowest[place] - margin)
+                scores, rows = kept[place]
+                scores = np.concatenate([scores, product[fresh]])
+                rows = np.concatenate([rows, fresh + start])
+                if len(scores) > hits:
+                    lowest[place] = np.partition(scores, len(scores) - hits)[len(scores) - hits]
+                    among = np.flatnonzero(scores >= lowest[place] - margin)
+                    scores, rows = scores[among], rows[among]
+                kept[place] = scores, rows
         reporter.advance(start + len(block), found.count, "passages searched")
     return [rows for _, rows in kept]
 

@@ -14,11 +14,10 @@ import torch
 
 from pipeline.errors import PipelineError
 from pipeline.models.engine import (
-    LEAST_SHARE,
     SHARES,
     WIDE,
     batches,
-    even,
+    few_shapes,
     resolve,
     within_memory,
 )
@@ -207,7 +206,7 @@ class CrossEncoder:
             made = wait()
             with torch.inference_mode():
                 logits = torch.cat([of_batch for of_batch, _ in made]).cpu().numpy()
-            return _in_place(order, logits), sum(tokens for _, tokens in made)
+            return pairs.in_place(order, logits), sum(tokens for _, tokens in made)
 
         def finish() -> Scored:
             (scores, computed), budget = within_memory(self.engine.token_budget, compute)
@@ -220,7 +219,7 @@ class CrossEncoder:
         self, lengths: NDArray[np.int64], budget: int
     ) -> Iterator[tuple[NDArray[np.int64], int]]:
         if self.engine.device == "cpu":
-            return batches(lengths, even(lengths, budget), LEAST_SHARE)
+            return few_shapes(lengths, budget)
         return batches(lengths, budget)
 
     def _flat(self, pairs: _Pairs) -> Callable[[], Scored]:
@@ -237,7 +236,7 @@ class CrossEncoder:
         # Memory is taken when a batch is launched, so that is where it runs out.
         (order, fetch), budget = within_memory(self.engine.token_budget, compute)
         computed = int(pairs.lengths.sum())
-        return lambda: self._scored(pairs, _in_place(order, fetch()), budget, computed)
+        return lambda: self._scored(pairs, pairs.in_place(order, fetch()), budget, computed)
 
     def _scored(
         self, pairs: _Pairs, scores: NDArray[np.float32], budget: int, computed: int
@@ -261,12 +260,14 @@ class _Pairs(NamedTuple):
     cut: int  # passages
     lengths: NDArray[np.int64]
 
-
-def _in_place(order: Sequence[NDArray[np.int64]], logits: NDArray[np.float32]) -> NDArray[Any]:
-    """Put scores in batches back into the order of the passages."""
-    scores = np.empty(len(logits), np.float32)
-    scores[np.concatenate(order)] = logits
-    return scores
+    def in_place(
+        self, order: Sequence[NDArray[np.int64]], logits: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Put scores in batches back into the order of the passages; some come more than once."""
+        scores = np.empty(len(self.lengths), np.float32)
+        # Backwards: of a passage that also fills up a batch the first score holds.
+        scores[np.concatenate(order)[::-1]] = logits[::-1]
+        return scores
 
 
 def _first(*values: int | None) -> int:

@@ -39,11 +39,13 @@ LEAST_BUDGET = 8
 MOST_THREADS = 1024
 SHARES = 8  # batches of a small topic, so that so many threads have some
 LEAST_SHARE = 384  # tokens of a batch, below which multiplications become slow
+SIZES = (3 / 8, 1 / 2, 3 / 4, 1)  # of batches, as shares of the token budget
+ROWS = (1 / 4, 1 / 2, 3 / 4, 1)  # of a batch, as shares of those that fit its size
 ROUND_TO = 8  # sequence lengths: few shapes, and rows that vector units like
 # Below so many numbers bf16's errors no longer average out: with 384 nDCG@10 moves by 0.001 and
 # less, with 128 by up to 0.005. So `auto` computes narrow models in float32.
 WIDE = 256
-VERSION = 4  # of the arithmetic in this folder; a new one makes finished parts stale
+VERSION = 5  # of the arithmetic in this folder; a new one makes finished parts stale
 
 
 @dataclass(frozen=True)
@@ -237,26 +239,49 @@ def _processor(device: str) -> str:
 
 
 def batches(
-    lengths: Sequence[int] | NDArray[np.int64], budget: int, least: int | None = None
+    lengths: Sequence[int] | NDArray[np.int64], budget: int
 ) -> Iterator[tuple[NDArray[np.int64], int]]:
     """Cut the sequences of one topic into batches of like length, longest first.
 
     Yields (places of the sequences, padded length). A batch holds at most `budget` padded tokens,
-    and at least one sequence whatever its length; with `least` so many, it ends where a shorter
-    padded length begins.
+    and at least one sequence whatever its length.
+    """
+    lengths = np.asarray(lengths, np.int64)
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        width = round_up(int(lengths[order[start]]))
+        stop = start + max(1, budget // width)
+        yield order[start:stop], width
+        start = stop
+
+
+def few_shapes(
+    lengths: Sequence[int] | NDArray[np.int64], budget: int
+) -> Iterator[tuple[NDArray[np.int64], int]]:
+    """Cut the sequences of one topic into batches as `batches` does, but of few different shapes.
+
+    For each shape oneDNN prepares its multiplications anew, which takes as long as several of them,
+    and keeps the last thousand. So the rows of a batch are one of four numbers for each padded
+    length and size; where there are fewer sequences, the last one is repeated to fill them up. A
+    topic of few tokens gets smaller batches, so that several threads share them.
     """
     lengths = np.asarray(lengths, np.int64)
     order = np.argsort(-lengths, kind="stable")
     falling = -lengths[order]
+    size = next(size for part in SIZES if (size := int(budget * part)) >= even(lengths, budget))
     start = 0
     while start < len(order):
         width = round_up(-int(falling[start]))
-        stop = start + max(1, budget // width)
-        if least is not None:
-            same = int(np.searchsorted(falling, -(width - ROUND_TO), side="left"))
-            stop = min(stop, max(same, start - (-least // width)))
-        yield order[start:stop], width
-        start = stop
+        fitting = max(1, size // width)
+        left = len(order) - start
+        if left >= fitting:  # it may end where a shorter padded length begins
+            same = int(np.searchsorted(falling, -(width - ROUND_TO), side="left")) - start
+            left = max(same, -(-LEAST_SHARE // width))
+        rows = next((rows for part in ROWS if (rows := round(fitting * part)) >= left), fitting)
+        places = order[start : start + rows]
+        yield np.pad(places, (0, rows - len(places)), mode="edge"), width
+        start += rows
 
 
 def even(lengths: Sequence[int] | NDArray[np.int64], budget: int) -> int:

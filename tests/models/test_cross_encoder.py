@@ -178,7 +178,7 @@ def test_tokens_and_padding_are_counted(tiny_model: Callable[..., Path]) -> None
 
     result = CrossEncoder(tiny_model(), wishes, Limits()).score(QUERY, PASSAGES)
 
-    computed = sum(len(places) * width for places, width in engine.batches(lengths, 128))
+    computed = sum(len(places) * width for places, width in engine.few_shapes(lengths, 128))
     assert (result.tokens, result.padding) == (sum(lengths), computed - sum(lengths))
     assert result.padding > 0
 

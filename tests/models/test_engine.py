@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,29 +17,63 @@ from hypothesis import strategies as st
 from pipeline.errors import PipelineError
 from pipeline.models import engine
 from pipeline.models.cross_encoder import CrossEncoder
-from pipeline.models.engine import batches, resolve, within_memory
+from pipeline.models.engine import batches, few_shapes, resolve, within_memory
 from pipeline.models.folder import locate
 from pipeline.models.scorer import Limits, Wishes
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
-@given(
-    st.lists(st.integers(1, 600), max_size=80),
-    st.sampled_from([8, 64, 300, 1024, 65536]),
-    st.sampled_from([None, 1, 40, 300, 2000]),
-)
+    from numpy.typing import NDArray
+
+
+SOME_LENGTHS = st.lists(st.integers(1, 600), max_size=80)
+A_BUDGET = st.sampled_from([8, 64, 300, 1024, 65536])
+
+
+@pytest.mark.parametrize("cut", [batches, few_shapes])
+@given(lengths=SOME_LENGTHS, budget=A_BUDGET)
 def test_batches_hold_every_sequence_once_within_the_budget(
-    lengths: list[int], budget: int, least: int | None
+    cut: Callable[[list[int], int], Iterator[tuple[NDArray[np.int64], int]]],
+    lengths: list[int],
+    budget: int,
 ) -> None:
-    """Longest first, padded to a multiple of 8, and no more padded tokens than the budget."""
-    made = list(batches(lengths, budget, least))
+    """Longest first, padded to a multiple of 8, and no more padded tokens than the budget.
 
-    seen = [place for places, _ in made for place in places.tolist()]
+    Where there are fewer sequences than rows, the last one is repeated.
+    """
+    made = list(cut(lengths, budget))
+
+    seen = [place for places, _ in made for place in dict.fromkeys(places.tolist())]
     assert sorted(seen) == list(range(len(lengths)))
     assert [lengths[place] for place in seen] == sorted(lengths, reverse=True)
     for places, width in made:
         assert width % 8 == 0
         assert max(lengths[place] for place in places) <= width
         assert width * len(places) <= budget or len(places) == 1
+        once = len(dict.fromkeys(places.tolist()))
+        assert set(places[once:].tolist()) <= {places[once - 1]}
+
+
+@given(SOME_LENGTHS.filter(len))
+def test_two_thirds_of_a_batch_are_sequences_or_it_is_the_least_there_is(
+    lengths: list[int],
+) -> None:
+    """What fills a batch up is never much: a quarter of its rows, or of those that fit, or one."""
+    for places, width in few_shapes(lengths, 1024):
+        filled = len(places) - len(set(places.tolist()))
+        assert filled <= max(1, -(-(1024 // width) // 4))
+
+
+def test_batches_of_many_topics_have_few_shapes() -> None:
+    """Multiplications are prepared once for a shape, and that costs as much as several of them."""
+    draw = np.random.default_rng(0)
+    topics = [draw.integers(20, 190, draw.integers(20, 200)) for _ in range(300)]
+
+    made = [(len(p), width) for topic in topics for p, width in few_shapes(topic, 1024)]
+
+    assert len(made) > 3000
+    assert len(set(made)) < 150
 
 
 def test_sequences_of_equal_length_keep_their_order() -> None:
@@ -158,13 +192,10 @@ def test_small_topics_are_shared_among_threads() -> None:
 
 
 def test_a_batch_ends_where_shorter_sequences_begin() -> None:
-    """If it has enough tokens by then; so hardly anything is padded."""
+    """If it has enough tokens by then; so little is padded, and hardly anything filled up."""
     lengths = [40] * 12 + [31] * 12 + [8] * 3
-    made = [(len(places), width) for places, width in batches(lengths, 1024, 384)]
-    assert made == [(12, 40), (12, 32), (3, 8)]
-
-    made = [(len(places), width) for places, width in batches(lengths, 1024, 600)]
-    assert made == [(15, 40), (12, 32)]
+    made = [(len(places), width) for places, width in few_shapes(lengths * 8, 1024)]
+    assert made == [(25, 40)] * 3 + [(25, 40)] + [(32, 32)] * 3 + [(32, 8)]
 
 
 def test_what_nobody_waits_for_is_not_computed() -> None:
