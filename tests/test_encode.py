@@ -265,18 +265,23 @@ def test_equal_scores_are_ordered_by_docid_at_every_cut() -> None:
 def test_search_in_blocks_is_search_at_once(
     model: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same passages in the same order, however few are in memory."""
+    """The same bytes, however few passages and topics are compared at a time."""
     encode.encode(made(model, corpus))
     folder = corpus.parent
-    found = []
-    for block in (1 << 15, 4):
-        monkeypatch.setattr(dense, "BLOCK", block)
-        output = folder / f"{block}.run"
-        dense.retrieve(
-            DenseSettings(folder / "vectors", folder / "topics.tsv", str(model), output, **CPU)
-        )
-        found.append([[d.docid for d in one.docs] for one in read_run(output)])
-    assert found[0] == found[1]
+    assert len((folder / "topics.tsv").read_text().splitlines()) > 2
+    for hits in (2, 1000):
+        found = set()
+        for block, together in ((1 << 15, 64), (4, 64), (1 << 15, 1), (4, 2)):
+            monkeypatch.setattr(dense, "BLOCK", block)
+            monkeypatch.setattr(dense, "TOGETHER", together)
+            output = folder / f"{hits}.{block}.{together}.run"
+            dense.retrieve(
+                DenseSettings(
+                    folder / "vectors", folder / "topics.tsv", str(model), output, hits=hits, **CPU
+                )
+            )
+            found.add(output.read_bytes())
+        assert len(found) == 1
 
 
 def test_rerank_takes_vectors_that_are_there(

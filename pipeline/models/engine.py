@@ -39,7 +39,6 @@ LEAST_BUDGET = 8
 MOST_THREADS = 1024
 SHARES = 8  # batches of a small topic, so that so many threads have some
 LEAST_SHARE = 384  # tokens of a batch, below which multiplications become slow
-SIZES = (3 / 8, 1 / 2, 3 / 4, 1)  # of batches, as shares of the token budget
 ROWS = (1 / 4, 1 / 2, 3 / 4, 1)  # of a batch, as shares of those that fit its size
 ROUND_TO = 8  # sequence lengths: few shapes, and rows that vector units like
 # Below so many numbers bf16's errors no longer average out: with 384 nDCG@10 moves by 0.001 and
@@ -263,13 +262,14 @@ def few_shapes(
 
     For each shape oneDNN prepares its multiplications anew, which takes as long as several of them,
     and keeps the last thousand. So the rows of a batch are one of four numbers for each padded
-    length and size; where there are fewer sequences, the last one is repeated to fill them up. A
-    topic of few tokens gets smaller batches, so that several threads share them.
+    length and size; where there are fewer sequences, the last one is repeated to fill them up,
+    which costs two per cent of a hundred sequences, and of a handful a seventh. A topic of few
+    tokens gets smaller batches, so that several threads share them.
     """
     lengths = np.asarray(lengths, np.int64)
     order = np.argsort(-lengths, kind="stable")
     falling = -lengths[order]
-    size = next(size for part in SIZES if (size := int(budget * part)) >= even(lengths, budget))
+    size = min(budget, next(size for size in _sizes() if size >= even(lengths, budget)))
     start = 0
     while start < len(order):
         width = round_up(-int(falling[start]))
@@ -282,6 +282,14 @@ def few_shapes(
         places = order[start : start + rows]
         yield np.pad(places, (0, rows - len(places)), mode="edge"), width
         start += rows
+
+
+def _sizes() -> Iterator[int]:
+    """Tokens of a batch: 384, 512, 768, 1,024, 1,536 and so on."""
+    size = LEAST_SHARE
+    while True:
+        yield from (size, size // 3 * 4)
+        size *= 2
 
 
 def even(lengths: Sequence[int] | NDArray[np.int64], budget: int) -> int:

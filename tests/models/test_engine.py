@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+LADDER = (384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 SOME_LENGTHS = st.lists(st.integers(1, 600), max_size=80)
 A_BUDGET = st.sampled_from([8, 64, 300, 1024, 65536])
 
@@ -55,25 +56,36 @@ def test_batches_hold_every_sequence_once_within_the_budget(
         assert set(places[once:].tolist()) <= {places[once - 1]}
 
 
-@given(SOME_LENGTHS.filter(len))
-def test_two_thirds_of_a_batch_are_sequences_or_it_is_the_least_there_is(
-    lengths: list[int],
-) -> None:
-    """What fills a batch up is never much: a quarter of its rows, or of those that fit, or one."""
-    for places, width in few_shapes(lengths, 1024):
-        filled = len(places) - len(set(places.tolist()))
-        assert filled <= max(1, -(-(1024 // width) // 4))
-
-
-def test_batches_of_many_topics_have_few_shapes() -> None:
+@pytest.mark.parametrize("budget", [1024, 4096, 16384])
+def test_batches_of_many_topics_have_few_shapes(budget: int) -> None:
     """Multiplications are prepared once for a shape, and that costs as much as several of them."""
     draw = np.random.default_rng(0)
-    topics = [draw.integers(20, 190, draw.integers(20, 200)) for _ in range(300)]
+    topics = [draw.integers(20, 190, draw.integers(1, 300)) for _ in range(300)]
 
-    made = [(len(p), width) for topic in topics for p, width in few_shapes(topic, 1024)]
+    rows: dict[tuple[int, int], set[int]] = {}
+    for topic in topics:
+        made = [(len(places), width) for places, width in few_shapes(topic, budget)]
+        size = engine.even(topic, budget)
+        for count, width in made:
+            rows.setdefault((next(s for s in LADDER if s >= size), width), set()).add(count)
 
-    assert len(made) > 3000
-    assert len(set(made)) < 150
+    assert max(map(len, rows.values())) == 4
+
+
+def test_little_is_filled_up() -> None:
+    """What is computed over and above the tokens, padding included, is a small share of them."""
+    draw = np.random.default_rng(0)
+    for count, most in ((5, 1.25), (20, 1.2), (100, 1.1), (1000, 1.05)):
+        topics = [draw.integers(40, 190, count) for _ in range(50)]
+        computed = [len(p) * width for topic in topics for p, width in few_shapes(topic, 1024)]
+        assert sum(computed) < most * sum(int(topic.sum()) for topic in topics)
+
+
+def test_a_small_topic_has_small_batches_whatever_the_budget() -> None:
+    """So that several threads share it, and hardly anything is filled up."""
+    for budget in (1024, 4096, 16384):
+        assert [(len(p), width) for p, width in few_shapes([32], budget)] == [(3, 32)]
+        assert len(list(few_shapes([100] * 100, budget))) >= engine.SHARES
 
 
 def test_sequences_of_equal_length_keep_their_order() -> None:
