@@ -24,8 +24,12 @@ SETS = ("msmarco", "nfcorpus", "cranfield", "scifact")
 @pytest.fixture(scope="module")
 def reproduce() -> ModuleType:
     """The script as a module."""
-    loader = SourceFileLoader("reproduce_script", str(SCRIPTS / "reproduce"))
-    spec = spec_from_loader("reproduce_script", loader)
+    return module_of("reproduce")
+
+
+def module_of(name: str) -> ModuleType:
+    loader = SourceFileLoader(f"{name}_script", str(SCRIPTS / name))
+    spec = spec_from_loader(loader.name, loader)
     assert spec
     module = module_from_spec(spec)
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
@@ -231,3 +235,55 @@ def test_a_part_has_some_topics_and_some_passages(tmp_path: Path) -> None:
     assert 0 < kinds.count("made-t") < kinds.count("selqa-passage") < 40
     passages = {line.split()[2] for line in left}
     assert 20 < len(passages) < 50
+
+
+def test_joined_candidates_are_those_of_all_runs(tmp_path: Path) -> None:
+    """Once each, in the order of the runs; topics are those of the first."""
+    one, two, output = (tmp_path / name for name in ("1.run", "2.run", "out.run"))
+    one.write_text("a Q0 x:1 1 9 t\na Q0 x:2 2 8 t\n")
+    two.write_text("a Q0 x:3 1 9 t\na Q0 x:1 2 8 t\nb Q0 x:1 1 9 t\n")
+
+    done = script("prepare-training", "--join", one, two, output)
+
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in output.read_text().splitlines()]
+    assert [(row[0], row[2], row[3]) for row in rows] == [
+        ("a", "x:1", "1"), ("a", "x:2", "2"), ("a", "x:3", "3"),
+    ]  # fmt: skip
+    scores = [int(row[4]) for row in rows]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_joined_candidates_lack_what_a_topic_was_copied_from(tmp_path: Path) -> None:
+    """Of half of the topics made from passages, whichever run has it."""
+    one, two, output = (tmp_path / name for name in ("1.run", "2.run", "out.run"))
+    topics = [f"made-q:x:{n}/0" for n in range(60)]
+    one.write_text("".join(f"{q} Q0 x:other 1 9 t\n" for q in topics))
+    two.write_text("".join(f"{q} Q0 x:{n} 1 9 t\n" for n, q in enumerate(topics)))
+
+    done = script("prepare-training", "--join", one, two, output)
+
+    assert done.returncode == 0, done.stderr
+    assert 75 < len(output.read_text().splitlines()) < 105
+
+
+def test_questions_that_stand_in_passages_become_topics() -> None:
+    """Whole, and without their first words; none like a topic that develops a student."""
+    module = module_of("prepare-training")
+    training = object.__new__(module.Training)
+    contents = {
+        "x:1": "Chairs.\nHow do I adjust my chair? It is easy. Is there more? What is a b c?",
+        "x:2": "When did Alma write this letter? In May.",
+        "x:3": "What foods are rich in iron? Spinach. Where do sharks live?",
+        "y:1": "What is left out as another collection's?",
+    }
+    training.docs = {docid: {"contents": text} for docid, text in contents.items()}
+
+    made = list(training.questions("x", ["foods rich in iron"], {"x:2"}))
+
+    assert [text for _, text in made] == [
+        "how do i adjust my chair", "adjust my chair", "is there more", "there more",
+        "what is a b c", "b c", "where do sharks live", "sharks live",
+    ]  # fmt: skip
+    assert all(qid.startswith(("made-q:x:1/", "made-q:x:3/")) for qid, _ in made)
+    assert len({qid for qid, _ in made}) == len(made)
