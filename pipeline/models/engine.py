@@ -269,7 +269,8 @@ def few_shapes(
     lengths = np.asarray(lengths, np.int64)
     order = np.argsort(-lengths, kind="stable")
     falling = -lengths[order]
-    size = min(budget, next(size for size in _sizes() if size >= even(lengths, budget)))
+    wanted = even(lengths, budget)
+    size = min(budget, next(size for size in _sizes() if size >= wanted))
     start = 0
     while start < len(order):
         width = round_up(-int(falling[start]))
