@@ -227,6 +227,8 @@ def _devices() -> Finding:
         f"torch {answer['torch']} ({answer['build']} build), {answer['threads']} threads",
         f"CPU: fp32{f', bf16 ({bf16})' if bf16 else ''}{f', int8 ({int8})' if int8 else ''}",
     ]
+    if bf16 and not answer["kernels"]:
+        parts.append("without kernels of our own")
     for gpu in answer["accelerators"]:
         kinds = "fp32, fp16, bf16" if gpu["bf16"] else "fp32, fp16"
         memory_gb = gpu["memory"] / 1e9

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from pipeline.models.native import LONGEST
+
 if TYPE_CHECKING:
     from pipeline.models.flat import FlatBatch, Kernel
+    from pipeline.models.native import Kernels
 
 # Attention as two plain multiplications is faster than the fused kernel on short sequences of
 # narrow heads; on long ones its scores no longer fit the cache.
@@ -22,23 +25,47 @@ class Padded:
     """Attention over (sequences, positions, hidden), queries scaled already.
 
     Args:
-        mask: bool, (sequences, positions), true for tokens; None where nothing is padded.
-        plain: two multiplications for short sequences, instead of the fused kernel.
+        mask: bool, (sequences, positions), true for tokens, which come first; None where nothing
+            is padded.
+        plain: two multiplications for short sequences, instead of torch's fused kernel.
+        kernels: our own, for bf16 and heads as wide as those here; used for all sequences but very
+            long ones.
     """
 
-    def __init__(self, mask: torch.Tensor | None, dtype: torch.dtype, *, plain: bool) -> None:
+    def __init__(
+        self,
+        mask: torch.Tensor | None,
+        dtype: torch.dtype,
+        *,
+        plain: bool,
+        kernels: Kernels | None = None,
+    ) -> None:
         self._kept = self._bias = self._padding = None
         if mask is not None:
-            if plain:
+            if plain and kernels is None:
                 self._kept = mask[:, :, None].to(dtype)
                 self._padding = (~mask).view(-1).nonzero()[:, 0]
             bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
             self._bias = bias.masked_fill_(~mask, MASKED)[:, None, None]
         self._plain = plain
+        self._kernels = kernels
+        self._mask = mask
 
     def first(self, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden states of the first positions."""
         return hidden[:, :1].contiguous()
+
+    def within(self, projected: torch.Tensor, heads: int, width: int) -> torch.Tensor:
+        """Context of (sequences, positions, 3 x hidden): queries, keys and values in a row."""
+        count, length = projected.shape[:2]
+        if self._kernels is not None and length <= LONGEST:
+            if self._mask is None:
+                lengths = torch.full((count,), length, dtype=torch.int32)
+            else:
+                lengths = self._mask.sum(dim=1, dtype=torch.int32)
+            return self._kernels.attend(projected, lengths, heads, width)
+        query, key, value = torch.split(projected, heads * width, dim=-1)
+        return self(query, key, value, heads, width)
 
     def __call__(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: int, width: int
@@ -114,6 +141,11 @@ class Flat:
     def first(self, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden states of the first tokens."""
         return hidden.index_select(0, self._batch.starts[:-1])
+
+    def within(self, projected: torch.Tensor, heads: int, width: int) -> torch.Tensor:
+        """Context of (tokens, 3 x hidden): queries, keys and values in a row."""
+        query, key, value = torch.split(projected, heads * width, dim=-1)
+        return self(query, key, value, heads, width)
 
     def __call__(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: int, width: int

@@ -67,6 +67,7 @@ class FirstToken:
         self._embed, *self._project = (
             deepcopy(stage).to(engine.device, engine.dtype) for stage in stages
         )
+        self._embedded = _embedding(self._embed, engine)
         *layers, last = base.encoder.layer
         scaled = kernel is None
         self._layers = [
@@ -75,13 +76,16 @@ class FirstToken:
         ]
         first = _PaddedFirst if kernel is None else _FlatFirst
         self._last = (first if alone else _Layer)(last, engine, scaled=scaled)
+        own = engine.kernels
+        self._kernels = own if own is not None and own.can_attend(self._last.width) else None
 
     def hidden(self, batch: Batch) -> torch.Tensor:
         """Last hidden state: (sequences, 1, hidden), or (sequences, positions, hidden) of all."""
-        hidden = self._embed(input_ids=batch.ids, token_type_ids=batch.segments)
+        hidden = self._embedded(batch)
         for project in self._project:
             hidden = project(hidden)
-        return self._through(hidden, Padded(batch.mask, hidden.dtype, plain=self._plain))
+        attention = Padded(batch.mask, hidden.dtype, plain=self._plain, kernels=self._kernels)
+        return self._through(hidden, attention)
 
     def flat(self, batch: FlatBatch) -> torch.Tensor:
         """Last hidden state of the first tokens, shape (sequences, 1, hidden), without padding."""
@@ -154,8 +158,8 @@ class _Layer:
 
     def __call__(self, hidden: torch.Tensor, attention: Any) -> torch.Tensor:
         """Hidden states of the layer, of the shape of those before it."""
-        query, key, value = torch.split(self._projections(hidden), hidden.shape[-1], dim=-1)
-        return self._finish(hidden, attention(query, key, value, self.heads, self.width))
+        context = attention.within(self._projections(hidden), self.heads, self.width)
+        return self._finish(hidden, context)
 
     def _finish(self, hidden: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         attended = self._norm_mixed(self._mix.added(context, hidden))
@@ -312,9 +316,29 @@ def _packing_works() -> bool:
     )
 
 
+def _embedding(embed: Any, engine: Engine) -> Callable[[Batch], torch.Tensor]:
+    """Embeddings as prepared for the engine, of ids and segments."""
+    kernels = engine.kernels
+    names = ("word_embeddings", "position_embeddings", "token_type_embeddings")
+    # Kinds that count positions otherwise have a number of their own to begin with.
+    plain = type(embed).__name__ in {"BertEmbeddings", "ElectraEmbeddings"}
+    if kernels is None or not plain or not kernels.can_norm(embed.word_embeddings.embedding_dim):
+        return lambda batch: embed(input_ids=batch.ids, token_type_ids=batch.segments)
+    words, places, segments = (getattr(embed, name).weight.data.contiguous() for name in names)
+    norm = embed.LayerNorm
+    weight, bias, eps = norm.weight.data.float(), norm.bias.data.float(), float(norm.eps)
+    return lambda batch: kernels.embed(
+        batch.ids, batch.segments, (words, places, segments), weight, bias, eps
+    )
+
+
 def _norm(norm: Any, engine: Engine) -> Callable[[torch.Tensor], torch.Tensor]:
+    kernels, eps = engine.kernels, float(norm.eps)
+    if kernels is not None and kernels.can_norm(norm.weight.numel()):
+        exact = norm.weight.data.float(), norm.bias.data.float()
+        return lambda x: kernels.norm(x, *exact, eps)
     weight, bias = (t.data.to(engine.device, engine.dtype) for t in (norm.weight, norm.bias))
-    shape, eps = tuple(norm.normalized_shape), float(norm.eps)
+    shape = tuple(norm.normalized_shape)
     return lambda x: layer_norm(x, shape, weight, bias, eps)
 
 

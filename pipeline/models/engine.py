@@ -22,7 +22,7 @@ import torch
 
 from pipeline.errors import PipelineError, shown
 from pipeline.machine import cpus
-from pipeline.models import int8
+from pipeline.models import int8, native
 from pipeline.models.hardware import CPU_BF16, CPU_INT8
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pipeline.models.native import Kernels
     from pipeline.models.scorer import Wishes
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -44,7 +45,7 @@ ROUND_TO = 8  # sequence lengths: few shapes, and rows that vector units like
 # Below so many numbers bf16's errors no longer average out: with 384 nDCG@10 moves by 0.001 and
 # less, with 128 by up to 0.005. So `auto` computes narrow models in float32.
 WIDE = 256
-VERSION = 5  # of the arithmetic in this folder; a new one makes finished parts stale
+VERSION = 6  # of the arithmetic in this folder; a new one makes finished parts stale
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,14 @@ class Engine:
         """Whether weights in floats are laid out for oneDNN: in bf16 on a CPU."""
         return self.device == "cpu" and self.floats == "bf16"
 
+    @property
+    def kernels(self) -> Kernels | None:
+        """Our own beside oneDNN's, where weights are laid out for it."""
+        return native.kernels() if self.lays_out else None
+
     def signature(self) -> dict[str, Any]:
         """Everything beside model and texts that decides the last bits of a score."""
+        kernels = self.kernels
         return {
             "backend": "torch",
             "engine": VERSION,
@@ -81,6 +88,7 @@ class Engine:
             "processor": _processor(self.device),
             "precision": self.precision,
             **({"floats": self.floats} if self.precision == INT8 else {}),
+            **({"kernels": kernels.kind} if kernels is not None else {}),
             "token_budget": self.token_budget,
             "versions": {
                 "torch": str(torch.__version__),  # with its build, which the metadata leave out

@@ -26,6 +26,7 @@ class Hardware(TypedDict):
     threads: int
     cpu_bf16: list[str]
     cpu_int8: list[str]
+    kernels: str | None  # our own for bf16: what of the processor they use
     accelerators: list[Accelerator]
 
 
@@ -33,6 +34,9 @@ def describe() -> Hardware:
     """Import torch and ask it; a few seconds."""
     import torch
 
+    from pipeline.models.native import kernels
+
+    own = kernels()
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     accelerators: list[Accelerator] = []
     if torch.cuda.is_available():
@@ -58,5 +62,6 @@ def describe() -> Hardware:
         "threads": torch.get_num_threads(),
         "cpu_bf16": [name for name in CPU_BF16 if capabilities.get(name)],
         "cpu_int8": [name for name in CPU_INT8 if capabilities.get(name)],
+        "kernels": own.kind if own is not None else None,
         "accelerators": accelerators,
     }

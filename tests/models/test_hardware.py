@@ -34,6 +34,13 @@ def test_bf16_is_named_exactly_where_the_processor_has_it() -> None:
     assert set(describe()["cpu_bf16"]) == flags & {"avx512_bf16", "amx_bf16"}
 
 
+def test_our_kernels_are_named_where_they_are_used() -> None:
+    """On x86-64 with AVX-512 BF16, by tiles where there are some."""
+    found = describe()
+    if found["kernels"] is not None:
+        assert found["kernels"] in found["cpu_bf16"]
+
+
 def test_every_gpu_is_named_once() -> None:
     """As torch counts them; none is right, too."""
     found = describe()["accelerators"]

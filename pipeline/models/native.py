@@ -1,0 +1,186 @@
+"""Kernels of our own for what surrounds multiplications in bf16: attention, norms, embeddings.
+
+They are C (`native/kernels.c`), compiled for x86-64 Linux, and lie beside their source. Where they
+are missing, or the processor has neither AVX-512 BF16 nor AMX, or one of them does not compute what
+torch does, torch's own operators are used: slower, and the same but for last bits, so the numeric
+signature says which it was.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import sys
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import layer_norm
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+LIBRARY = Path(__file__).parents[1] / "native" / "kernels-x86_64-linux.so"
+VERSION = 1  # of the functions' arguments
+LONGEST = 512  # positions
+WIDTHS = (32, 64)  # of heads
+NEEDED = ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_bf16")
+DEEPEST = 1024  # numbers of a hidden state
+AGREEMENT = 0.05  # with torch in float32, of numbers around 1
+
+
+class Kernels:
+    """The functions, on bf16 tensors on the CPU, by the thread that calls.
+
+    Args:
+        library: as loaded.
+        tiles: whether AMX may be used.
+    """
+
+    def __init__(self, library: ctypes.CDLL, *, tiles: bool) -> None:
+        pointer: Any = ctypes.c_void_p
+        long: Any = ctypes.c_long
+        self._attend, self._norm, self._embed = library.attend, library.norm, library.embed
+        self._attend.argtypes = [pointer] * 3 + [long] * 4 + [ctypes.c_int]
+        self._norm.argtypes = [pointer] * 4 + [long] * 2 + [ctypes.c_float]
+        self._embed.argtypes = (
+            [pointer] * 2 + [pointer, long] * 3 + [pointer] * 3 + [long] * 3 + [ctypes.c_float]
+        )
+        self._tiles = tiles
+
+    @property
+    def kind(self) -> str:
+        """What of the processor they use, for the signature."""
+        return "amx_bf16" if self._tiles else "avx512_bf16"
+
+    @staticmethod
+    def can_attend(width: int) -> bool:
+        """Whether there is a kernel for heads so wide, in sequences of `LONGEST` at most."""
+        return width in WIDTHS
+
+    @staticmethod
+    def can_norm(hidden: int) -> bool:
+        """Whether there is a kernel for hidden states of so many numbers."""
+        return hidden % 16 == 0 and 0 < hidden <= DEEPEST
+
+    def attend(self, projected: Tensor, lengths: Tensor, heads: int, width: int) -> Tensor:
+        """Attend within sequences; queries scaled already.
+
+        Args:
+            projected: (sequences, positions, 3 x heads x width), queries, keys and values.
+            lengths: int32, tokens of each sequence, at least one; they come first.
+
+        Returns:
+            (sequences, positions, heads x width), zero at padding.
+        """
+        count, positions, hidden = *projected.shape[:2], heads * width
+        projected, lengths = projected.contiguous(), lengths.contiguous()
+        context = projected.new_empty(count, positions, hidden)
+        _done(
+            self._attend(
+                projected.data_ptr(), lengths.data_ptr(), context.data_ptr(),
+                count, positions, heads, width, self._tiles,
+            )
+        )  # fmt: skip
+        return context
+
+    def norm(self, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+        """LayerNorm of rows (..., hidden), by weight and bias in float32."""
+        hidden, x = x.shape[-1], x.contiguous()
+        out = torch.empty_like(x)
+        _done(
+            self._norm(
+                x.data_ptr(), weight.data_ptr(), bias.data_ptr(), out.data_ptr(),
+                x.numel() // hidden, hidden, epsilon,
+            )
+        )  # fmt: skip
+        return out
+
+    def embed(
+        self,
+        ids: Tensor,
+        kinds: Tensor,
+        tables: tuple[Tensor, Tensor, Tensor],
+        weight: Tensor,
+        bias: Tensor,
+        epsilon: float,
+    ) -> Tensor:
+        """LayerNorm of the sum of three embeddings.
+
+        Args:
+            ids, kinds: int64, (sequences, positions), words and segments.
+            tables: of words, places and segments, each (rows, hidden).
+
+        Raises:
+            IndexError: a table has no such row.
+        """
+        (count, positions), hidden = ids.shape, tables[0].shape[1]
+        ids, kinds = ids.long().contiguous(), kinds.long().contiguous()
+        out = tables[0].new_empty(count, positions, hidden)
+        rows = [part for table in tables for part in (table.data_ptr(), len(table))]
+        _done(
+            self._embed(
+                ids.data_ptr(), kinds.data_ptr(), *rows, weight.data_ptr(), bias.data_ptr(),
+                out.data_ptr(), count, positions, hidden, epsilon,
+            )
+        )  # fmt: skip
+        return out
+
+    def works(self) -> bool:
+        """Whether each function computes what torch does in float32, of random numbers."""
+        generator = torch.Generator().manual_seed(0)
+
+        def draw(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator).bfloat16()
+
+        def near(made: Tensor, expected: Tensor) -> bool:
+            return torch.allclose(made.float(), expected, rtol=0.02, atol=AGREEMENT)
+
+        lengths = torch.tensor([37, 1, 16], dtype=torch.int32)
+        for width in WIDTHS:
+            projected = draw(3, 40, 3 * 2 * width)
+            made = self.attend(projected, lengths, 2, width)
+            for context, parts, length in zip(made, projected, lengths.tolist(), strict=True):
+                query, key, value = parts[:length].float().view(length, 3, 2, width).unbind(1)
+                scores = torch.einsum("qhw,khw->hqk", query, key).softmax(dim=-1)
+                expected = torch.einsum("hqk,khw->qhw", scores, value).reshape(length, -1)
+                if not near(context[:length], expected) or bool(context[length:].any()):
+                    return False
+        weight, bias, x = draw(48).float(), draw(48).float(), draw(5, 48)
+        if not near(self.norm(x, weight, bias, 1e-12), layer_norm(x.float(), (48,), weight, bias)):
+            return False
+        tables = draw(9, 48), draw(4, 48), draw(2, 48)
+        ids, kinds = torch.tensor([[3, 8, 0], [1, 1, 2]]), torch.tensor([[0, 1, 1], [0, 0, 1]])
+        total = tables[0].float()[ids] + tables[1].float()[:3] + tables[2].float()[kinds]
+        return near(
+            self.embed(ids, kinds, tables, weight, bias, 1e-12),
+            layer_norm(total, (48,), weight, bias),
+        )
+
+
+@cache
+def kernels() -> Kernels | None:
+    """Load them, if they are for this machine and compute what they should."""
+    if sys.platform != "linux" or platform.machine() != "x86_64" or not LIBRARY.is_file():
+        return None
+    able: Mapping[str, Any] = torch.cpu.get_capabilities()
+    if not all(able.get(name) for name in NEEDED):
+        return None
+    try:
+        library = ctypes.CDLL(str(LIBRARY))
+        if library.version() != VERSION:
+            return None
+        made = Kernels(library, tiles=bool(able.get("amx_bf16") and library.may_use_tiles()))
+    except (OSError, AttributeError):  # another C library, or a file that is none
+        return None
+    return made if made.works() else None
+
+
+def _done(problem: int) -> None:
+    if problem == 2:  # as the source says
+        raise IndexError("an embedding's table has no such row")
+    if problem:
+        raise ValueError("there is no kernel for this shape")

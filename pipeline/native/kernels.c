@@ -1,0 +1,390 @@
+/* What surrounds the multiplications of a BERT layer in bf16, for x86-64 with AVX-512 BF16 or AMX.
+
+   oneDNN multiplies as fast as a processor can; attention over short sequences, layer norms and
+   embeddings take as long again by torch's operators, each of which reads and writes everything.
+   Here a head's attention stays in the cache from its scores to its context, and a row's norm in
+   registers. No state, no allocation, no library: each function is called by many threads at once.
+
+   bf16 is passed as uint16_t. Rows of hidden states lie one after the other. scripts/build_native.py
+   compiles this; pipeline/models/native.py calls it, and checks each function before it is used. */
+
+#define _GNU_SOURCE
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define VERSION 1
+#define AVX __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")))
+#define AMX __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16")))
+#define INLINE static inline __attribute__((always_inline))
+
+enum {
+    ROWS = 16,      /* queries that are computed together: the rows of a tile */
+    STEP = 32,      /* keys in one step of the second multiplication */
+    LONGEST = 512,  /* positions of a sequence */
+    WIDEST = 64,    /* numbers of a head */
+    DEEPEST = 1024, /* numbers of a hidden state */
+};
+
+int version(void) { return VERSION; }
+
+/* ------------------------------------------------------------------ conversions */
+
+AVX INLINE __m512 widened(const uint16_t *from) {
+    __m256i raw = _mm256_loadu_si256((const __m256i *)from);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16));
+}
+
+AVX INLINE void narrowed(uint16_t *to, __m512 x) {
+    _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(x));
+}
+
+/* e to x, to the last bits of a float, for x <= 0; far below it is 0. */
+AVX INLINE __m512 power(__m512 x) {
+    const __m512 log2e = _mm512_set1_ps(1.44269504088896341f);
+    __m512 t = _mm512_mul_ps(_mm512_max_ps(x, _mm512_set1_ps(-126.0f)), log2e);
+    __m512 n = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 f = _mm512_sub_ps(t, n); /* -1/2 to 1/2 */
+    __m512 p = _mm512_set1_ps(1.33336498402e-3f); /* 2^f, minimax */
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.61793571338e-3f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.55033471236e-2f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.40226479062e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.93147203647e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(p, n);
+}
+
+/* ------------------------------------------------------------------ operands of multiplications */
+
+/* Keys as the second operand: 16 keys at a time, [16 pairs of numbers][16 keys][2] for each 32
+   numbers of a head. Keys behind the last are zero. */
+AVX INLINE void lay_out_keys(
+    uint16_t *to, const uint16_t *from, long stride, int keys, int width
+) {
+    for (int first = 0; first < keys; first += 16)
+        for (int part = 0; part < width; part += 32) {
+            __m512i r[16], s[16];
+            for (int i = 0; i < 16; i++)
+                r[i] = first + i < keys
+                    ? _mm512_loadu_si512(from + (first + i) * stride + part)
+                    : _mm512_setzero_si512();
+            for (int i = 0; i < 16; i += 2) { /* a transposition of 16 by 16 pairs */
+                s[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+                s[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+            }
+            for (int i = 0; i < 16; i += 4) {
+                r[i] = _mm512_unpacklo_epi64(s[i], s[i + 2]);
+                r[i + 1] = _mm512_unpackhi_epi64(s[i], s[i + 2]);
+                r[i + 2] = _mm512_unpacklo_epi64(s[i + 1], s[i + 3]);
+                r[i + 3] = _mm512_unpackhi_epi64(s[i + 1], s[i + 3]);
+            }
+            for (int i = 0; i < 4; i++) {
+                s[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+                s[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+                s[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+                s[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+            }
+            for (int i = 0; i < 8; i++) {
+                r[i] = _mm512_shuffle_i32x4(s[i], s[i + 8], 0x88);
+                r[i + 8] = _mm512_shuffle_i32x4(s[i], s[i + 8], 0xdd);
+            }
+            for (int i = 0; i < 16; i++, to += 32) _mm512_store_si512(to, r[i]);
+        }
+}
+
+/* Values as the second operand: [pairs of keys][numbers][2]. Keys behind the last are zero. */
+AVX INLINE void lay_out_values(
+    uint16_t *to, const uint16_t *from, long stride, int keys, int width
+) {
+    int until = (keys + STEP - 1) / STEP * STEP;
+    for (int key = 0; key < until; key += 2)
+        for (int part = 0; part < width; part += 16, to += 32) {
+            __m256i a = _mm256_setzero_si256(), b = a;
+            if (key < keys) a = _mm256_loadu_si256((const __m256i *)(from + key * stride + part));
+            if (key + 1 < keys)
+                b = _mm256_loadu_si256((const __m256i *)(from + (key + 1) * stride + part));
+            __m512i low = _mm512_cvtepu16_epi32(a), high = _mm512_cvtepu16_epi32(b);
+            _mm512_store_si512(to, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+        }
+}
+
+/* ------------------------------------------------------------------ multiplications */
+
+typedef struct {
+    uint8_t palette, row;
+    uint8_t reserved[14];
+    uint16_t bytes[16];
+    uint8_t rows[16];
+} Tiles;
+
+/* All tiles become 16 rows of 64 bytes, and whoever used tiles before finds them shaped as they were
+   then, for oneDNN believes so. */
+AMX INLINE void begin_tiles(Tiles *before) {
+    Tiles ours;
+    memset(&ours, 0, sizeof ours);
+    ours.palette = 1;
+    for (int i = 0; i < 8; i++) {
+        ours.bytes[i] = 64;
+        ours.rows[i] = 16;
+    }
+    _tile_storeconfig(before);
+    _tile_loadconfig(&ours);
+}
+
+AMX INLINE void end_tiles(const Tiles *before) {
+    if (before->palette)
+        _tile_loadconfig(before);
+    else
+        _tile_release();
+}
+
+/* Scores of 16 queries: (16, keys), `out` with LONGEST numbers a row. */
+AVX INLINE void scores_by_dots(
+    float *out, const uint16_t *queries, const uint16_t *keys, int count, int width
+) {
+    for (int first = 0; first < count; first += 16, keys += 16 * width)
+        for (int row = 0; row < ROWS; row += 8) {
+            __m512 sum[8];
+            for (int i = 0; i < 8; i++) sum[i] = _mm512_setzero_ps();
+            for (int pair = 0; pair < width / 2; pair++) {
+                __m512bh key = (__m512bh)_mm512_load_si512(keys + 32 * pair);
+                for (int i = 0; i < 8; i++) {
+                    int32_t both;
+                    memcpy(&both, queries + (row + i) * width + 2 * pair, 4);
+                    sum[i] = _mm512_dpbf16_ps(sum[i], (__m512bh)_mm512_set1_epi32(both), key);
+                }
+            }
+            for (int i = 0; i < 8; i++) _mm512_store_ps(out + (row + i) * LONGEST + first, sum[i]);
+        }
+}
+
+AMX INLINE void scores_by_tiles(
+    float *out, const uint16_t *queries, const uint16_t *keys, int count, int width
+) {
+    for (int first = 0; first < count; first += 16, keys += 16 * width) {
+        _tile_zero(0);
+        for (int part = 0; part < width; part += 32) {
+            _tile_loadd(4, queries + part, 2 * width);
+            _tile_loadd(6, keys + 16 * part, 64);
+            _tile_dpbf16ps(0, 4, 6);
+        }
+        _tile_stored(0, out + first, 4 * LONGEST);
+    }
+}
+
+/* Context of 16 queries: (16, width), of weights with LONGEST numbers a row. */
+AVX INLINE void context_by_dots(
+    float *out, const uint16_t *weights, const uint16_t *values, int keys, int width
+) {
+    for (int part = 0; part < width; part += 32)
+        for (int row = 0; row < ROWS; row += 8) {
+            __m512 sum[8][2];
+            for (int i = 0; i < 8; i++) sum[i][0] = sum[i][1] = _mm512_setzero_ps();
+            for (int pair = 0; pair < keys / 2; pair++) {
+                const uint16_t *at = values + 2 * (pair * width + part);
+                __m512bh a = (__m512bh)_mm512_load_si512(at);
+                __m512bh b = (__m512bh)_mm512_load_si512(at + 32);
+                for (int i = 0; i < 8; i++) {
+                    int32_t both;
+                    memcpy(&both, weights + (row + i) * LONGEST + 2 * pair, 4);
+                    __m512bh weight = (__m512bh)_mm512_set1_epi32(both);
+                    sum[i][0] = _mm512_dpbf16_ps(sum[i][0], weight, a);
+                    sum[i][1] = _mm512_dpbf16_ps(sum[i][1], weight, b);
+                }
+            }
+            for (int i = 0; i < 8; i++) {
+                _mm512_store_ps(out + (row + i) * width + part, sum[i][0]);
+                _mm512_store_ps(out + (row + i) * width + part + 16, sum[i][1]);
+            }
+        }
+}
+
+AMX INLINE void context_by_tiles(
+    float *out, const uint16_t *weights, const uint16_t *values, int keys, int width
+) {
+    for (int part = 0; part < width; part += 32) {
+        _tile_zero(0);
+        _tile_zero(1);
+        for (int key = 0; key < keys; key += STEP) {
+            const uint16_t *at = values + key * width + 2 * part;
+            _tile_loadd(4, weights + key, 2 * LONGEST);
+            _tile_loadd(6, at, 4 * width);
+            _tile_loadd(7, at + 32, 4 * width);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 4, 7);
+        }
+        _tile_stored(0, out + part, 4 * width);
+        _tile_stored(1, out + part + 16, 4 * width);
+    }
+}
+
+/* ------------------------------------------------------------------ attention */
+
+/* Weights of 16 queries, not yet divided by their sums, whose reciprocals are returned in `shares`.
+   Keys between the last one and the end of its step get none. */
+AVX INLINE void softmax(uint16_t *weights, float *shares, const float *scores, int keys) {
+    int whole = keys / 16 * 16, until = (keys + STEP - 1) / STEP * STEP;
+    __mmask16 tail = (__mmask16)((1u << (keys - whole)) - 1);
+    for (int row = 0; row < ROWS; row++, scores += LONGEST, weights += LONGEST) {
+        __m512 most = _mm512_set1_ps(-3e38f), sum = _mm512_setzero_ps();
+        for (int i = 0; i < whole; i += 16) most = _mm512_max_ps(most, _mm512_load_ps(scores + i));
+        if (tail) most = _mm512_mask_max_ps(most, tail, most, _mm512_load_ps(scores + whole));
+        most = _mm512_set1_ps(_mm512_reduce_max_ps(most));
+        int i = 0;
+        for (; i < whole; i += 16) {
+            __m512 e = power(_mm512_sub_ps(_mm512_load_ps(scores + i), most));
+            sum = _mm512_add_ps(sum, e);
+            narrowed(weights + i, e);
+        }
+        if (tail) {
+            __m512 e = power(_mm512_sub_ps(_mm512_load_ps(scores + i), most));
+            e = _mm512_maskz_mov_ps(tail, e);
+            sum = _mm512_add_ps(sum, e);
+            narrowed(weights + i, e);
+            i += 16;
+        }
+        for (; i < until; i += 16) narrowed(weights + i, _mm512_setzero_ps());
+        shares[row] = 1.0f / _mm512_reduce_add_ps(sum);
+    }
+}
+
+#define ATTEND(name, target, scores_of, context_of, width)                                         \
+    target static void name(                                                                       \
+        const uint16_t *from, const int32_t *lengths, uint16_t *to, long count, long positions,    \
+        long heads                                                                                 \
+    ) {                                                                                            \
+        _Alignas(64) uint16_t keys[LONGEST * width], values[LONGEST * width];                      \
+        _Alignas(64) uint16_t queries[ROWS * width], weights[ROWS * LONGEST];                      \
+        _Alignas(64) float scores[ROWS * LONGEST], context[ROWS * width], shares[ROWS];            \
+        long hidden = heads * width, stride = 3 * hidden;                                          \
+        for (long each = 0; each < count; each++) {                                                \
+            int length = lengths[each];                                                            \
+            uint16_t *out = to + each * positions * hidden;                                        \
+            memset(out + length * hidden, 0, 2 * (positions - length) * hidden);                   \
+            for (long head = 0; head < heads; head++) {                                            \
+                const uint16_t *at = from + each * positions * stride + head * width;              \
+                lay_out_keys(keys, at + hidden, stride, length, width);                            \
+                lay_out_values(values, at + 2 * hidden, stride, length, width);                    \
+                for (int row = 0; row < length; row += ROWS) {                                     \
+                    int rows = length - row < ROWS ? length - row : ROWS;                          \
+                    for (int i = 0; i < rows; i++)                                                 \
+                        memcpy(queries + i * width, at + (row + i) * stride, 2 * width);           \
+                    scores_of(scores, queries, keys, length, width);                               \
+                    softmax(weights, shares, scores, length);                                      \
+                    context_of(context, weights, values, (length + STEP - 1) / STEP * STEP, width);\
+                    for (int i = 0; i < rows; i++)                                                 \
+                        for (int part = 0; part < width; part += 16) {                             \
+                            __m512 x = _mm512_load_ps(context + i * width + part);                 \
+                            x = _mm512_mul_ps(x, _mm512_set1_ps(shares[i]));                       \
+                            narrowed(out + (row + i) * hidden + head * width + part, x);           \
+                        }                                                                          \
+                }                                                                                  \
+            }                                                                                      \
+        }                                                                                          \
+    }
+
+ATTEND(attend_32_by_dots, AVX, scores_by_dots, context_by_dots, 32)
+ATTEND(attend_64_by_dots, AVX, scores_by_dots, context_by_dots, 64)
+ATTEND(attend_32_by_tiles, AMX, scores_by_tiles, context_by_tiles, 32)
+ATTEND(attend_64_by_tiles, AMX, scores_by_tiles, context_by_tiles, 64)
+
+/* Ask Linux for the tiles, once in a process: 1 if they may be used. */
+int may_use_tiles(void) {
+    enum { REQUEST = 0x1023, TILE_DATA = 18 };
+    return syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+}
+
+/* Attention of padded sequences, softmax(query key') value for each head; queries scaled already.
+
+   projected: (count, positions, 3, heads, width), query, key and value of each position
+   lengths:   (count), 1 to positions: tokens of each sequence, which come first
+   context:   (count, positions, heads, width); zero at padding
+   Returns 0, or 1 if the shape is none that is computed here. */
+AMX int attend(
+    const uint16_t *projected, const int32_t *lengths, uint16_t *context, long count,
+    long positions, long heads, long width, int tiles
+) {
+    if ((width != 32 && width != 64) || positions < 1 || positions > LONGEST) return 1;
+    for (long each = 0; each < count; each++)
+        if (lengths[each] < 1 || lengths[each] > positions) return 1;
+    if (!tiles) {
+        (width == 32 ? attend_32_by_dots : attend_64_by_dots)(
+            projected, lengths, context, count, positions, heads
+        );
+        return 0;
+    }
+    Tiles before;
+    begin_tiles(&before);
+    (width == 32 ? attend_32_by_tiles : attend_64_by_tiles)(
+        projected, lengths, context, count, positions, heads
+    );
+    end_tiles(&before);
+    return 0;
+}
+
+/* ------------------------------------------------------------------ rows */
+
+/* Norm of a row of floats in `row`, which is overwritten. */
+AVX INLINE void normed(
+    uint16_t *to, float *row, const float *weight, const float *bias, long width, float epsilon
+) {
+    __m512 sum = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
+    for (long i = 0; i < width; i += 16) sum = _mm512_add_ps(sum, _mm512_load_ps(row + i));
+    __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / (float)width);
+    for (long i = 0; i < width; i += 16) {
+        __m512 x = _mm512_sub_ps(_mm512_load_ps(row + i), mean);
+        squares = _mm512_fmadd_ps(x, x, squares);
+        _mm512_store_ps(row + i, x);
+    }
+    float variance = _mm512_reduce_add_ps(squares) / (float)width + epsilon;
+    __m512 share = _mm512_div_ps(_mm512_set1_ps(1.0f), _mm512_sqrt_ps(_mm512_set1_ps(variance)));
+    for (long i = 0; i < width; i += 16) {
+        __m512 x = _mm512_mul_ps(_mm512_load_ps(row + i), share);
+        x = _mm512_fmadd_ps(x, _mm512_loadu_ps(weight + i), _mm512_loadu_ps(bias + i));
+        narrowed(to + i, x);
+    }
+}
+
+/* LayerNorm of rows of `width` numbers, a multiple of 16; weight and bias in floats.
+   Returns 0, or 1 if the width is none that is computed here. */
+AVX int norm(
+    const uint16_t *from, const float *weight, const float *bias, uint16_t *to, long rows,
+    long width, float epsilon
+) {
+    _Alignas(64) float row[DEEPEST];
+    if (width < 16 || width > DEEPEST || width % 16) return 1;
+    for (long n = 0; n < rows; n++, from += width, to += width) {
+        for (long i = 0; i < width; i += 16) _mm512_store_ps(row + i, widened(from + i));
+        normed(to, row, weight, bias, width, epsilon);
+    }
+    return 0;
+}
+
+/* The sum of three embeddings, and its LayerNorm.
+
+   ids, kinds: (count, positions), of words and of segments
+   words, places, segments: tables of so many rows of `width` numbers
+   Returns 0; 1 if the shape is none that is computed here; 2 if a table has no such row. */
+AVX int embed(
+    const int64_t *ids, const int64_t *kinds, const uint16_t *words, long word_rows,
+    const uint16_t *places, long place_rows, const uint16_t *segments, long segment_rows,
+    const float *weight, const float *bias, uint16_t *to, long count, long positions, long width,
+    float epsilon
+) {
+    _Alignas(64) float row[DEEPEST];
+    if (width < 16 || width > DEEPEST || width % 16) return 1;
+    if (positions > place_rows) return 2;
+    for (long n = 0; n < count * positions; n++, to += width) {
+        if (ids[n] < 0 || ids[n] >= word_rows || kinds[n] < 0 || kinds[n] >= segment_rows) return 2;
+        const uint16_t *word = words + ids[n] * width, *place = places + n % positions * width;
+        const uint16_t *segment = segments + kinds[n] * width;
+        for (long i = 0; i < width; i += 16) {
+            __m512 sum = _mm512_add_ps(widened(word + i), widened(segment + i));
+            _mm512_store_ps(row + i, _mm512_add_ps(sum, widened(place + i)));
+        }
+        normed(to, row, weight, bias, width, epsilon);
+    }
+    return 0;
+}

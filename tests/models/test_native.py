@@ -1,0 +1,230 @@
+"""Our own kernels beside the formulas in float64, and what is done where they cannot be used."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.functional import layer_norm
+
+from pipeline.models import native
+from pipeline.models.cross_encoder import CrossEncoder
+from pipeline.models.folder import locate
+from pipeline.models.native import LIBRARY, LONGEST, Kernels
+from pipeline.models.scorer import Limits, Wishes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+BF16 = Wishes(device="cpu", precision="bf16")
+BEST = native.kernels()
+needs_kernels = pytest.mark.skipif(
+    BEST is None, reason="the kernels want x86-64 Linux with AVX-512 BF16"
+)
+
+
+def made_for(*, tiles: bool) -> Kernels:
+    if tiles and (BEST is None or BEST.kind != "amx_bf16"):
+        pytest.skip("this processor has no AMX")
+    return Kernels(ctypes.CDLL(str(LIBRARY)), tiles=tiles)
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+
+
+@pytest.fixture
+def anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Let the library be looked for again, and once more afterwards."""
+    native.kernels.cache_clear()
+    yield monkeypatch
+    monkeypatch.undo()
+    native.kernels.cache_clear()
+
+
+def attention(projected: torch.Tensor, length: int, heads: int, width: int) -> torch.Tensor:
+    """Context of one sequence's tokens in float64."""
+    parts = projected[:length].double().view(length, 3, heads, width).unbind(1)
+    query, key, value = (part.transpose(0, 1) for part in parts)
+    return ((query @ key.transpose(1, 2)).softmax(-1) @ value).transpose(0, 1).flatten(1)
+
+
+@needs_kernels
+@pytest.mark.parametrize("tiles", [False, True], ids=["dots", "tiles"])
+@pytest.mark.parametrize("width", native.WIDTHS)
+@given(
+    st.lists(st.integers(1, 70), min_size=1, max_size=4),
+    st.integers(1, 3),
+    st.integers(0, 9),
+    st.sampled_from([0.0, 1.0, 30.0, -300.0]),
+)
+def test_attention_is_softmax_over_the_tokens(
+    tiles: bool, width: int, lengths: list[int], heads: int, padding: int, scale: float
+) -> None:
+    """Of any lengths and scores; padding, whatever it holds, is not looked at and gives zero."""
+    kernels, positions = made_for(tiles=tiles), max(lengths) + padding
+    projected = draw(len(lengths), positions, 3 * heads * width, seed=sum(lengths))
+    projected[:, :, : heads * width] *= scale
+    if abs(scale) > 1:  # one position wins in every row, so that rounding decides nothing
+        key = projected[:, :, heads * width : 2 * heads * width]
+        key[:, 1:] = key[:, :1] * 0.25
+    for row, length in enumerate(lengths):
+        projected[row, length:] = torch.nan
+
+    made = kernels.attend(projected, torch.tensor(lengths, dtype=torch.int32), heads, width)
+
+    for row, length in enumerate(lengths):
+        expected = attention(projected[row], length, heads, width)
+        torch.testing.assert_close(made[row, :length].double(), expected, atol=0.03, rtol=0.03)
+        assert not made[row, length:].any()
+
+
+@needs_kernels
+@pytest.mark.parametrize("tiles", [False, True], ids=["dots", "tiles"])
+def test_no_bit_of_a_sequence_hangs_on_what_stands_beside_it(tiles: bool) -> None:
+    """Alone, among others and in longer padding its context is the same."""
+    kernels, lengths = made_for(tiles=tiles), torch.tensor([33, 200, 8], dtype=torch.int32)
+    projected = draw(3, 200, 3 * 64)
+
+    together = kernels.attend(projected, lengths, 2, 32)
+
+    for row, length in enumerate(lengths.tolist()):
+        alone = kernels.attend(projected[row : row + 1, :length], lengths[row : row + 1], 2, 32)
+        assert torch.equal(alone[0], together[row, :length])
+
+
+@needs_kernels
+@pytest.mark.parametrize("tiles", [False, True], ids=["dots", "tiles"])
+def test_the_longest_sequence(tiles: bool) -> None:
+    """As many positions as a sequence may have."""
+    projected = draw(1, LONGEST, 3 * 64)
+    lengths = torch.tensor([LONGEST], dtype=torch.int32)
+
+    made = made_for(tiles=tiles).attend(projected, lengths, 1, 64)
+
+    expected = attention(projected[0], LONGEST, 1, 64)
+    torch.testing.assert_close(made[0].double(), expected, atol=0.01, rtol=0.02)
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("positions", "width", "lengths"),
+    [(LONGEST + 1, 32, [3]), (8, 48, [3]), (8, 32, [0]), (8, 32, [9]), (8, 32, [-1])],
+)
+def test_other_shapes_are_refused(positions: int, width: int, lengths: list[int]) -> None:
+    """Before a number is read or written."""
+    kernels = made_for(tiles=False)
+    with pytest.raises(ValueError, match="no kernel"):
+        kernels.attend(
+            draw(1, positions, 3 * width), torch.tensor(lengths, dtype=torch.int32), 1, width
+        )
+
+
+@needs_kernels
+def test_multiplications_of_onednn_are_left_alone() -> None:
+    """It believes that tiles are shaped as it left them."""
+    kernels = made_for(tiles=True)
+    x, weight, projected = draw(40, 384), draw(70, 384), draw(2, 30, 3 * 64)
+    lengths = torch.tensor([30, 7], dtype=torch.int32)
+    product, context = x @ weight.T, kernels.attend(projected, lengths, 2, 32)
+
+    for rows in (40, 5, 17):
+        assert torch.equal(kernels.attend(projected, lengths, 2, 32), context)
+        torch.testing.assert_close(x[:rows] @ weight.T, product[:rows])
+
+
+@needs_kernels
+@given(st.integers(1, 5), st.integers(1, 64), st.floats(0.01, 100), st.floats(-100, 100))
+def test_norms_are_layer_norms(rows: int, wide: int, scale: float, shift: float) -> None:
+    """Of rows of any multiple of 16 numbers, far from zero as well."""
+    hidden = 16 * wide
+    x = (draw(rows, hidden).float() * scale + shift).bfloat16()
+    weight, bias = draw(hidden, seed=1).float(), draw(hidden, seed=2).float()
+
+    made = made_for(tiles=False).norm(x, weight, bias, 1e-12)
+
+    expected = layer_norm(x.double(), (hidden,), weight.double(), bias.double(), 1e-12)
+    if float(x.float().std(dim=-1).min()) > 1e-3 * abs(shift):
+        torch.testing.assert_close(made.double(), expected, atol=0.02, rtol=0.01)
+
+
+@needs_kernels
+def test_an_embedding_that_no_table_has_is_an_error() -> None:
+    """And nothing is read outside of a table."""
+    kernels = made_for(tiles=False)
+    tables = draw(9, 32), draw(4, 32), draw(2, 32)
+    exact = torch.ones(32), torch.zeros(32)
+    fine, zero = torch.tensor([[8, 0, 3]]), torch.zeros(1, 3, dtype=torch.int64)
+
+    kernels.embed(fine, zero, tables, *exact, 1e-12)
+    for ids, kinds in ((fine + 1, zero), (fine - 1, zero), (fine, zero + 2), (fine, zero - 1)):
+        with pytest.raises(IndexError):
+            kernels.embed(ids, kinds, tables, *exact, 1e-12)
+    with pytest.raises(IndexError):
+        kernels.embed(torch.zeros(1, 5).long(), torch.zeros(1, 5).long(), tables, *exact, 1e-12)
+
+
+# ---------------------------------------------------------------- in a model
+
+
+@needs_kernels
+@pytest.mark.model
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_scores_are_those_without_them(anew: pytest.MonkeyPatch, precision: str) -> None:
+    """But for what bf16 rounds; and the signature tells which were used."""
+    wishes = Wishes(device="cpu", precision=precision)
+    passages = ["Sorts a list in place.", "Opens a file " * 40, "sorting", "a b c " * 90]
+    ours = CrossEncoder(locate("small"), wishes, Limits())
+    made, signature = ours.score("how to sort a list", passages).scores, ours.signature
+
+    anew.setattr(native, "LIBRARY", Path("/nonexistent"))
+    native.kernels.cache_clear()
+    theirs = CrossEncoder(locate("small"), wishes, Limits())
+
+    expected = theirs.score("how to sort a list", passages).scores
+    assert made == pytest.approx(expected, abs=0.1)
+    assert signature["kernels"] in {"amx_bf16", "avx512_bf16"}
+    assert "kernels" not in theirs.signature
+
+
+# ---------------------------------------------------------------- where they cannot be used
+
+
+def test_without_the_library_torch_computes(anew: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It may be missing, junk, or of another version."""
+    for data in (None, b"junk", b"\x7fELF" + bytes(60)):
+        path = tmp_path / "kernels.so"
+        if data is not None:
+            path.write_bytes(data)
+        anew.setattr(native, "LIBRARY", path)
+        native.kernels.cache_clear()
+        assert native.kernels() is None
+
+
+@needs_kernels
+def test_another_version_or_wrong_results_are_not_used(anew: pytest.MonkeyPatch) -> None:
+    """What it computes is compared with torch before anything else is."""
+    anew.setattr(native, "VERSION", native.VERSION + 1)
+    assert native.kernels() is None
+    anew.undo()
+
+    anew.setattr(Kernels, "norm", lambda *given: given[1])
+    native.kernels.cache_clear()
+    assert native.kernels() is None
+
+
+def test_the_library_is_what_its_source_makes() -> None:
+    """Byte for byte, where the compiler that made it is at hand."""
+    command = [sys.executable, ROOT / "scripts" / "build_native.py", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 3:
+        pytest.skip(done.stdout.strip())
+    assert (done.returncode, done.stderr) == (0, "")
