@@ -248,25 +248,36 @@ class _Linear:
     """A linear layer laid out for the engine, of a weight (out, in) and a bias (out) in float32."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor, engine: Engine) -> None:
+        own = engine.kernels
+        self._own = own if own is not None and own.can_multiply(*weight.T.shape) else None
+        self._packed = self._own is None and engine.lays_out and _packing_works()
+        if self._own is not None:
+            self._weight, self._bias = self._own.lay_out(weight), bias.float()
+            return
         self._weight = weight.to(engine.device, engine.dtype)
         self._bias = bias.to(engine.device, engine.dtype)
-        self._packed = engine.lays_out and _packing_works()
         if self._packed:
             self._weight = _pack(self._weight)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if self._own is not None:
+            return self._own.multiply(x, self._weight, self._bias)
         if self._packed:
             return _multiply(x, self._weight, self._bias, "none")
         return linear(x, self._weight, self._bias)
 
     def added(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         """Add `other`, of the shape of the output, as well."""
+        if self._own is not None:
+            return self._own.multiply(x, self._weight, self._bias, other)
         if self._packed:
             return _multiply_and_add(x, self._weight, self._bias, other)
         return linear(x, self._weight, self._bias) + other
 
     def with_gelu(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the exact GELU as well."""
+        if self._own is not None:
+            return self._own.multiply(x, self._weight, self._bias, with_gelu=True)
         if self._packed:
             return _multiply(x, self._weight, self._bias, "gelu")
         return gelu(linear(x, self._weight, self._bias))

@@ -1,4 +1,4 @@
-"""Kernels of our own for what surrounds multiplications in bf16: attention, norms, embeddings.
+"""Kernels of our own in bf16: attention, norms, embeddings, and with AMX linear layers.
 
 They are C (`native/kernels.c`), compiled for x86-64 Linux, and lie beside their source. Where they
 are missing, or the processor has neither AVX-512 BF16 nor AMX, or one of them does not compute what
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import layer_norm
+from torch.nn.functional import gelu, layer_norm, linear
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LIBRARY = Path(__file__).parents[1] / "native" / "kernels-x86_64-linux.so"
-VERSION = 1  # of the functions' arguments
+VERSION = 2  # of the functions' arguments
 LONGEST = 512  # positions
 WIDTHS = (32, 64)  # of heads
 NEEDED = ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_bf16")
+LONGEST_ROW = 4096  # numbers that go into a linear layer, or come out
 DEEPEST = 1024  # numbers of a hidden state
 AGREEMENT = 0.05  # with torch in float32, of numbers around 1
 
@@ -49,6 +50,9 @@ class Kernels:
         self._embed.argtypes = (
             [pointer] * 2 + [pointer, long] * 3 + [pointer] * 3 + [long] * 3 + [ctypes.c_float]
         )
+        self._multiply, self._lay_out = library.multiply, library.lay_out
+        self._multiply.argtypes = [pointer] * 5 + [long] * 3 + [ctypes.c_int]
+        self._lay_out.argtypes = [pointer] * 2 + [long] * 2
         self._tiles = tiles
 
     @property
@@ -65,6 +69,47 @@ class Kernels:
     def can_norm(hidden: int) -> bool:
         """Whether there is a kernel for hidden states of so many numbers."""
         return hidden % 16 == 0 and 0 < hidden <= DEEPEST
+
+    def can_multiply(self, depth: int, width: int) -> bool:
+        """Whether there is a kernel for linear layers of so many numbers in and out: by tiles."""
+        if not self._tiles or depth % 32 or width % 32 or max(depth, width) > LONGEST_ROW:
+            return False
+        return depth <= 512 or depth % 512 == 0 or depth % 384 == 0  # as in C
+
+    def lay_out(self, weight: Tensor) -> Tensor:
+        """Lay out the weights (out, in) of a linear layer, of the same shape."""
+        weight = weight.bfloat16().contiguous()
+        out = torch.empty_like(weight)
+        _done(self._lay_out(weight.data_ptr(), out.data_ptr(), weight.shape[1], weight.shape[0]))
+        return out
+
+    def multiply(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        other: Tensor | None = None,
+        *,
+        with_gelu: bool = False,
+    ) -> Tensor:
+        """Linear layer of (..., in), by laid out weights and a bias in float32.
+
+        Args:
+            other: added to the outcome, of its shape.
+            with_gelu: apply the exact GELU, to 2e-5.
+        """
+        x = x.contiguous()
+        width, depth = weight.shape
+        out = x.new_empty(*x.shape[:-1], width)
+        other = other.contiguous() if other is not None else None
+        _done(
+            self._multiply(
+                x.data_ptr(), weight.data_ptr(), bias.data_ptr(),
+                other.data_ptr() if other is not None else None, out.data_ptr(),
+                x.numel() // depth, depth, width, with_gelu,
+            )
+        )  # fmt: skip
+        return out
 
     def attend(self, projected: Tensor, lengths: Tensor, heads: int, width: int) -> Tensor:
         """Attend within sequences; queries scaled already.
@@ -136,9 +181,6 @@ class Kernels:
         def draw(*shape: int) -> Tensor:
             return torch.randn(shape, generator=generator).bfloat16()
 
-        def near(made: Tensor, expected: Tensor) -> bool:
-            return torch.allclose(made.float(), expected, rtol=0.02, atol=AGREEMENT)
-
         lengths = torch.tensor([37, 1, 16], dtype=torch.int32)
         for width in WIDTHS:
             projected = draw(3, 40, 3 * 2 * width)
@@ -147,17 +189,28 @@ class Kernels:
                 query, key, value = parts[:length].float().view(length, 3, 2, width).unbind(1)
                 scores = torch.einsum("qhw,khw->hqk", query, key).softmax(dim=-1)
                 expected = torch.einsum("hqk,khw->qhw", scores, value).reshape(length, -1)
-                if not near(context[:length], expected) or bool(context[length:].any()):
+                if not _near(context[:length], expected) or bool(context[length:].any()):
                     return False
         weight, bias, x = draw(48).float(), draw(48).float(), draw(5, 48)
-        if not near(self.norm(x, weight, bias, 1e-12), layer_norm(x.float(), (48,), weight, bias)):
+        if not _near(self.norm(x, weight, bias, 1e-12), layer_norm(x.float(), (48,), weight, bias)):
+            return False
+        if self.can_multiply(64, 96) and not self._multiplies(draw(37, 64), draw(96, 64)):
             return False
         tables = draw(9, 48), draw(4, 48), draw(2, 48)
         ids, kinds = torch.tensor([[3, 8, 0], [1, 1, 2]]), torch.tensor([[0, 1, 1], [0, 0, 1]])
         total = tables[0].float()[ids] + tables[1].float()[:3] + tables[2].float()[kinds]
-        return near(
+        return _near(
             self.embed(ids, kinds, tables, weight, bias, 1e-12),
             layer_norm(total, (48,), weight, bias),
+        )
+
+    def _multiplies(self, x: Tensor, weight: Tensor) -> bool:
+        bias, laid_out = weight[:, 0].float(), self.lay_out(weight)
+        expected = linear(x.float(), weight.float(), bias)
+        return (
+            _near(self.multiply(x, laid_out, bias), expected)
+            and _near(self.multiply(x, laid_out, bias, with_gelu=True), gelu(expected))
+            and _near(self.multiply(x, laid_out, bias, expected.bfloat16()), 2 * expected)
         )
 
 
@@ -177,6 +230,10 @@ def kernels() -> Kernels | None:
     except (OSError, AttributeError):  # another C library, or a file that is none
         return None
     return made if made.works() else None
+
+
+def _near(made: Tensor, expected: Tensor) -> bool:
+    return torch.allclose(made.float(), expected, rtol=0.02, atol=AGREEMENT)
 
 
 def _done(problem: int) -> None:

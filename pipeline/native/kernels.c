@@ -1,9 +1,11 @@
-/* What surrounds the multiplications of a BERT layer in bf16, for x86-64 with AVX-512 BF16 or AMX.
+/* What a BERT layer computes in bf16, for x86-64 with AVX-512 BF16 or AMX.
 
-   oneDNN multiplies as fast as a processor can; attention over short sequences, layer norms and
-   embeddings take as long again by torch's operators, each of which reads and writes everything.
-   Here a head's attention stays in the cache from its scores to its context, and a row's norm in
-   registers. No state, no allocation, no library: each function is called by many threads at once.
+   Attention over short sequences, layer norms and embeddings take as long by torch's operators, each
+   of which reads and writes everything, as all multiplications take. Here a head's attention stays
+   in the cache from its scores to its context, and a row while it is normed. With AMX linear layers
+   are here as well: oneDNN prepares each anew for every number of rows, which takes longer than to
+   multiply, and has a GELU that takes half as long as that. Without AMX it multiplies as fast as the
+   processor can. No state, no allocation, no library: many threads call each function at once.
 
    bf16 is passed as uint16_t. Rows of hidden states lie one after the other. scripts/build_native.py
    compiles this; pipeline/models/native.py calls it, and checks each function before it is used. */
@@ -15,7 +17,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define VERSION 1
+#define VERSION 2
 #define AVX __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")))
 #define AMX __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16")))
 #define INLINE static inline __attribute__((always_inline))
@@ -26,6 +28,9 @@ enum {
     LONGEST = 512,  /* positions of a sequence */
     WIDEST = 64,    /* numbers of a head */
     DEEPEST = 1024, /* numbers of a hidden state */
+    BLOCK = 32,     /* rows and columns that are multiplied together: two tiles each way */
+    WIDEST_BLOCKS = 128, /* blocks side by side */
+    DEEPEST_ROW = 4096,  /* numbers that go into a linear layer */
 };
 
 int version(void) { return VERSION; }
@@ -320,6 +325,148 @@ AMX int attend(
     (width == 32 ? attend_32_by_tiles : attend_64_by_tiles)(
         projected, lengths, context, count, positions, heads
     );
+    end_tiles(&before);
+    return 0;
+}
+
+/* ------------------------------------------------------------------ linear layers */
+
+/* The exact GELU, x Phi(x), to 2e-5: Phi(x) = 1/2 + x P(x^2), P a minimax polynomial between -4.5
+   and 4.5, beyond which Phi is 0 or 1 to that precision. */
+AVX INLINE __m512 gelu(__m512 x) {
+    static const float of[] = {
+        6.741851e-4f, -2.135153e-3f, 3.3573252e-3f, -5.6399447e-3f, 1.097865e-2f, -1.8780136e-2f,
+        2.841591e-2f, -4.0163174e-2f, 5.468834e-2f, -7.71907e-2f, 1.5690582e-1f,
+    };
+    const __m512 end = _mm512_set1_ps(4.5f);
+    __m512 y = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-4.5f)), end);
+    __m512 s = _mm512_fmsub_ps(
+        _mm512_mul_ps(y, y), _mm512_set1_ps(2 / 20.25f), _mm512_set1_ps(1.0f)
+    );
+    __m512 p = _mm512_set1_ps(of[0]);
+    for (int i = 1; i < 11; i++) p = _mm512_fmadd_ps(p, s, _mm512_set1_ps(of[i]));
+    return _mm512_mul_ps(x, _mm512_fmadd_ps(y, p, _mm512_set1_ps(0.5f)));
+}
+
+/* A block whose sums are there: (BLOCK, BLOCK) floats, and where they belong. */
+typedef struct {
+    const float *sums;
+    long row, column;
+} Done;
+
+/* What becomes of one row of a block's sums. */
+AVX INLINE void finish(
+    Done done, int row, const float *bias, const uint16_t *other, uint16_t *out, long width,
+    int with_gelu
+) {
+    const float *sums = done.sums + row * BLOCK;
+    long at = (done.row + row) * width + done.column;
+    __m512 a = _mm512_add_ps(_mm512_load_ps(sums), _mm512_loadu_ps(bias + done.column));
+    __m512 b = _mm512_add_ps(_mm512_load_ps(sums + 16), _mm512_loadu_ps(bias + done.column + 16));
+    if (with_gelu) {
+        a = gelu(a);
+        b = gelu(b);
+    }
+    if (other) {
+        a = _mm512_add_ps(a, widened(other + at));
+        b = _mm512_add_ps(b, widened(other + at + 16));
+    }
+    _mm512_storeu_si512(out + at, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+}
+
+/* Rows of `x`, of which there are BLOCK or more; `real` of each block's are wanted, all but where
+   there were fewer. Blocks of 32 rows stay in the first cache while the weights pass by; long rows are cut into
+   `part` numbers, whose sums wait in memory. While tiles multiply, the block before is finished. */
+AMX INLINE void multiply_blocks(
+    const uint16_t *x, const uint16_t *weights, const float *bias, const uint16_t *other,
+    uint16_t *out, long rows, int real, long depth, long width, long part, int with_gelu
+) {
+    _Alignas(64) static _Thread_local float sums[WIDEST_BLOCKS][BLOCK * BLOCK];
+    Done before = {0, 0, 0};
+    for (long row = 0; row < rows; row += BLOCK) {
+        if (row > rows - BLOCK) row = rows - BLOCK; /* some are computed twice */
+        for (long start = 0; start < depth; start += part)
+            for (long column = 0; column < width; column += BLOCK) {
+                long block = column / BLOCK;
+                float *here = sums[part < depth ? block : block % 2];
+                const uint16_t *left = x + row * depth + start;
+                const uint16_t *right = weights + column * depth + start * BLOCK;
+                int finished = before.sums ? 0 : real;
+                int each = (int)((BLOCK * 32 + part - 1) / part); /* rows in a step */
+                if (start) {
+                    _tile_loadd(0, here, 4 * BLOCK);
+                    _tile_loadd(1, here + 16, 4 * BLOCK);
+                    _tile_loadd(2, here + 16 * BLOCK, 4 * BLOCK);
+                    _tile_loadd(3, here + 16 * BLOCK + 16, 4 * BLOCK);
+                } else {
+                    _tile_zero(0);
+                    _tile_zero(1);
+                    _tile_zero(2);
+                    _tile_zero(3);
+                }
+                for (long at = 0; at < part; at += 32) {
+                    _tile_loadd(4, left + at, 2 * depth);
+                    _tile_loadd(6, right + BLOCK * at, 64);
+                    _tile_loadd(7, right + BLOCK * at + 16 * 32, 64);
+                    _tile_loadd(5, left + 16 * depth + at, 2 * depth);
+                    _tile_dpbf16ps(0, 4, 6);
+                    _tile_dpbf16ps(1, 4, 7);
+                    _tile_dpbf16ps(2, 5, 6);
+                    _tile_dpbf16ps(3, 5, 7);
+                    for (int i = 0; i < each && finished < real; i++, finished++)
+                        finish(before, finished, bias, other, out, width, with_gelu);
+                }
+                for (; finished < real; finished++)
+                    finish(before, finished, bias, other, out, width, with_gelu);
+                before.sums = 0;
+                _tile_stored(0, here, 4 * BLOCK);
+                _tile_stored(1, here + 16, 4 * BLOCK);
+                _tile_stored(2, here + 16 * BLOCK, 4 * BLOCK);
+                _tile_stored(3, here + 16 * BLOCK + 16, 4 * BLOCK);
+                if (start + part == depth) before = (Done){here, row, column};
+            }
+    }
+    for (int row = 0; row < real; row++)
+        finish(before, row, bias, other, out, width, with_gelu);
+}
+
+/* Weights (width, depth) as `multiply` wants them, of the same size. */
+AVX int lay_out(const uint16_t *from, uint16_t *to, long depth, long width) {
+    if (depth % 32 || width % BLOCK || (intptr_t)to % 64) return 1;
+    for (long row = 0; row < width; row += BLOCK)
+        for (long start = 0; start < depth; start += 32)
+            for (long half = 0; half < BLOCK; half += 16, to += 16 * 32)
+                lay_out_keys(to, from + (row + half) * depth + start, depth, 16, 32);
+    return 0;
+}
+
+/* A linear layer by tiles: x weights' + bias, then GELU if asked for, then `other` if there is one.
+
+   x: (rows, depth); weights as laid out; bias: (width) floats; other, out: (rows, width)
+   Returns 0, or 1 if the shape is none that is computed here. */
+AMX int multiply(
+    const uint16_t *x, const uint16_t *weights, const float *bias, const uint16_t *other,
+    uint16_t *out, long rows, long depth, long width, int with_gelu
+) {
+    _Alignas(64) static _Thread_local uint16_t few[BLOCK * DEEPEST_ROW];
+    long part = depth <= 512 ? depth : depth % 512 == 0 ? 512 : 384;
+    int real = rows < BLOCK ? (int)rows : BLOCK;
+    if (rows < 1 || depth < 32 || depth % 32 || depth % part || depth > DEEPEST_ROW) return 1;
+    if (width < BLOCK || width % BLOCK || width > WIDEST_BLOCKS * BLOCK) return 1;
+    if (rows < BLOCK) {
+        memcpy(few, x, 2 * rows * depth);
+        memset(few + rows * depth, 0, 2 * (BLOCK - rows) * depth);
+        x = few;
+        rows = BLOCK;
+    }
+    Tiles before;
+    begin_tiles(&before);
+    if (with_gelu)
+        multiply_blocks(x, weights, bias, 0, out, rows, real, depth, width, part, 1);
+    else if (other)
+        multiply_blocks(x, weights, bias, other, out, rows, real, depth, width, part, 0);
+    else
+        multiply_blocks(x, weights, bias, 0, out, rows, real, depth, width, part, 0);
     end_tiles(&before);
     return 0;
 }

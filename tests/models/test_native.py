@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.nn.functional import layer_norm
+from torch.nn.functional import gelu, layer_norm, linear
 
 from pipeline.models import native
 from pipeline.models.cross_encoder import CrossEncoder
@@ -139,6 +139,65 @@ def test_multiplications_of_onednn_are_left_alone() -> None:
     for rows in (40, 5, 17):
         assert torch.equal(kernels.attend(projected, lengths, 2, 32), context)
         torch.testing.assert_close(x[:rows] @ weight.T, product[:rows])
+
+
+@needs_kernels
+@given(
+    st.integers(1, 100),
+    st.sampled_from([(32, 32), (384, 64), (512, 96), (768, 32), (1536, 64)]),
+    st.sampled_from(["none", "gelu", "added"]),
+)
+def test_linear_layers(rows: int, shape: tuple[int, int], what: str) -> None:
+    """Of any number of rows, short and long ones, and what may follow."""
+    kernels, (depth, width) = made_for(tiles=True), shape
+    x, weight = draw(rows, depth, seed=rows), draw(width, depth, seed=depth)
+    bias, other = draw(width).float(), draw(rows, width)
+
+    made = kernels.multiply(
+        x, kernels.lay_out(weight), bias, other if what == "added" else None,
+        with_gelu=what == "gelu",
+    )  # fmt: skip
+
+    expected = linear(x.double(), weight.double(), bias.double())
+    expected = gelu(expected) if what == "gelu" else expected
+    expected = expected + other.double() if what == "added" else expected
+    torch.testing.assert_close(made.double(), expected, atol=0.01, rtol=0.01)
+
+
+@needs_kernels
+def test_no_bit_of_a_row_hangs_on_how_many_there_are() -> None:
+    """Fewer than a block, a block, and a last block that overlaps the one before."""
+    kernels = made_for(tiles=True)
+    weight, bias, x = kernels.lay_out(draw(96, 384)), draw(96).float(), draw(100, 384)
+
+    whole = kernels.multiply(x, weight, bias)
+
+    for rows in (1, 31, 32, 33, 64, 99):
+        assert torch.equal(kernels.multiply(x[:rows], weight, bias), whole[:rows])
+        assert torch.equal(kernels.multiply(x[-rows:], weight, bias), whole[-rows:])
+
+
+@needs_kernels
+def test_the_gelu_is_the_exact_one() -> None:
+    """Over all bf16 from 0.01 to 30 and from -30 to -0.01, but for rounding and 2e-5."""
+    kernels, weight = made_for(tiles=True), torch.eye(32).bfloat16()
+    x = torch.arange(2**16).to(torch.int32).to(torch.int16).view(torch.bfloat16)
+    x = x[(x.abs() > 0.01) & (x.abs() < 30)]
+    x = x[: len(x) // 32 * 32].view(-1, 32)
+
+    made = kernels.multiply(x, kernels.lay_out(weight), torch.zeros(32), with_gelu=True)
+
+    torch.testing.assert_close(made.double(), gelu(x.double()), atol=3e-5, rtol=2**-8)
+
+
+@needs_kernels
+@pytest.mark.parametrize("shape", [(48, 32), (32, 48), (1024 + 512 + 64, 32), (32, 8192), (1, 32)])
+def test_other_linear_layers_are_refused(shape: tuple[int, int]) -> None:
+    """They are left to oneDNN."""
+    kernels, (depth, width) = made_for(tiles=True), shape
+    assert not kernels.can_multiply(depth, width)
+    with pytest.raises(ValueError, match="no kernel"):
+        kernels.multiply(draw(3, depth), draw(width, depth), torch.zeros(width))
 
 
 @needs_kernels
