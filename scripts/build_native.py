@@ -17,10 +17,11 @@ from pathlib import Path
 from pipeline.models.native import LIBRARY
 from pipeline.store import write_bytes
 
-COMPILER = "gcc (Debian 12.2.0-"  # another makes other bytes that do the same
+COMPILER = "gcc (Debian 12.2.0-"  # with its binutils; others make other bytes that do the same
 SOURCE = LIBRARY.with_name("kernels.c")
 FLAGS = (
     "-O3", "-std=c11", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-nostartfiles",
+    "-fstack-clash-protection",
     "-fno-ident", "-s", "-Wl,--build-id=none",
 )  # fmt: skip
 UNKNOWN = 3

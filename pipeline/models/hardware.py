@@ -36,8 +36,8 @@ def describe() -> Hardware:
 
     from pipeline.models.native import kernels
 
-    own = kernels()
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    own = kernels() if capabilities else None
     accelerators: list[Accelerator] = []
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):

@@ -1,8 +1,8 @@
 """Kernels of our own in bf16: attention, norms, embeddings, and with AMX linear layers.
 
 They are C (`native/kernels.c`), compiled for x86-64 Linux, and lie beside their source. Where they
-are missing, or the processor has neither AVX-512 BF16 nor AMX, or one of them does not compute what
-torch does, torch's own operators are used: slower, and the same but for last bits, so the numeric
+are missing, or the processor has no AVX-512 BF16, or one of them does not compute what torch does,
+torch's own operators are used: slower, and the same but for last bits, so the numeric
 signature says which it was.
 """
 
@@ -100,8 +100,12 @@ class Kernels:
         """
         x = x.contiguous()
         width, depth = weight.shape
+        _need(_bf16(x, depth) and _bf16(weight, depth) and weight.is_contiguous())
+        _need(_is(bias, torch.float32, width))
         out = x.new_empty(*x.shape[:-1], width)
-        other = other.contiguous() if other is not None else None
+        if other is not None:
+            _need(other.dtype == out.dtype and other.shape == out.shape)
+            other = other.contiguous()
         _done(
             self._multiply(
                 x.data_ptr(), weight.data_ptr(), bias.data_ptr(),
@@ -116,12 +120,13 @@ class Kernels:
 
         Args:
             projected: (sequences, positions, 3 x heads x width), queries, keys and values.
-            lengths: int32, tokens of each sequence, at least one; they come first.
+            lengths: int32, tokens of each sequence; they come first.
 
         Returns:
             (sequences, positions, heads x width), zero at padding.
         """
         count, positions, hidden = *projected.shape[:2], heads * width
+        _need(_bf16(projected, 3 * hidden) and _is(lengths, torch.int32, count))
         projected, lengths = projected.contiguous(), lengths.contiguous()
         context = projected.new_empty(count, positions, hidden)
         _done(
@@ -135,6 +140,8 @@ class Kernels:
     def norm(self, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
         """LayerNorm of rows (..., hidden), by weight and bias in float32."""
         hidden, x = x.shape[-1], x.contiguous()
+        _need(_bf16(x, hidden) and _is(weight, torch.float32, hidden))
+        _need(_is(bias, torch.float32, hidden))
         out = torch.empty_like(x)
         _done(
             self._norm(
@@ -164,6 +171,9 @@ class Kernels:
         """
         (count, positions), hidden = ids.shape, tables[0].shape[1]
         ids, kinds = ids.long().contiguous(), kinds.long().contiguous()
+        _need(all(_bf16(table, hidden) and table.is_contiguous() for table in tables))
+        _need(_is(weight, torch.float32, hidden) and _is(bias, torch.float32, hidden))
+        _need(kinds.shape == ids.shape)
         out = tables[0].new_empty(count, positions, hidden)
         rows = [part for table in tables for part in (table.data_ptr(), len(table))]
         _done(
@@ -181,19 +191,21 @@ class Kernels:
         def draw(*shape: int) -> Tensor:
             return torch.randn(shape, generator=generator).bfloat16()
 
-        lengths = torch.tensor([37, 1, 16], dtype=torch.int32)
+        lengths = torch.tensor([97, 1, 16], dtype=torch.int32)
         for width in WIDTHS:
-            projected = draw(3, 40, 3 * 2 * width)
-            made = self.attend(projected, lengths, 2, width)
+            projected = draw(3, 100, 3 * 3 * width)
+            made = self.attend(projected, lengths, 3, width)
             for context, parts, length in zip(made, projected, lengths.tolist(), strict=True):
-                query, key, value = parts[:length].float().view(length, 3, 2, width).unbind(1)
+                query, key, value = parts[:length].float().view(length, 3, 3, width).unbind(1)
                 scores = torch.einsum("qhw,khw->hqk", query, key).softmax(dim=-1)
                 expected = torch.einsum("hqk,khw->qhw", scores, value).reshape(length, -1)
                 if not _near(context[:length], expected) or bool(context[length:].any()):
                     return False
-        weight, bias, x = draw(48).float(), draw(48).float(), draw(5, 48)
-        if not _near(self.norm(x, weight, bias, 1e-12), layer_norm(x.float(), (48,), weight, bias)):
-            return False
+        for hidden in (DEEPEST, 48):
+            weight, bias, x = draw(hidden).float(), draw(hidden).float(), draw(5, hidden)
+            expected = layer_norm(x.float(), (hidden,), weight, bias)
+            if not _near(self.norm(x, weight, bias, 1e-12), expected):
+                return False
         if self.can_multiply(64, 96) and not self._multiplies(draw(37, 64), draw(96, 64)):
             return False
         tables = draw(9, 48), draw(4, 48), draw(2, 48)
@@ -227,9 +239,25 @@ def kernels() -> Kernels | None:
         if library.version() != VERSION:
             return None
         made = Kernels(library, tiles=bool(able.get("amx_bf16") and library.may_use_tiles()))
-    except (OSError, AttributeError):  # another C library, or a file that is none
+        return made if made.works() else None
+    except (OSError, AttributeError, RuntimeError, ValueError):  # a file that is none, say
         return None
-    return made if made.works() else None
+
+
+# C trusts what it is given.
+
+
+def _bf16(rows: Tensor, hidden: int) -> bool:
+    return rows.dtype == torch.bfloat16 and rows.shape[-1] == hidden and rows.is_cpu
+
+
+def _is(row: Tensor, dtype: torch.dtype, size: int) -> bool:
+    return row.dtype == dtype and row.shape == (size,) and row.is_contiguous() and row.is_cpu
+
+
+def _need(fits: bool) -> None:
+    if not fits:
+        raise ValueError("there is no kernel for such tensors")
 
 
 def _near(made: Tensor, expected: Tensor) -> bool:

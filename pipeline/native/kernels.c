@@ -22,11 +22,13 @@
 #define AMX __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16")))
 #define INLINE static inline __attribute__((always_inline))
 
+/* What was written before is in memory: GCC's intrinsics do not say that tiles are read from there. */
+#define SETTLED __asm__ volatile("" ::: "memory")
+
 enum {
     ROWS = 16,      /* queries that are computed together: the rows of a tile */
     STEP = 32,      /* keys in one step of the second multiplication */
     LONGEST = 512,  /* positions of a sequence */
-    WIDEST = 64,    /* numbers of a head */
     DEEPEST = 1024, /* numbers of a hidden state */
     BLOCK = 32,     /* rows and columns that are multiplied together: two tiles each way */
     WIDEST_BLOCKS = 128, /* blocks side by side */
@@ -46,10 +48,11 @@ AVX INLINE void narrowed(uint16_t *to, __m512 x) {
     _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(x));
 }
 
-/* e to x, to the last bits of a float, for x <= 0; far below it is 0. */
+/* e to x, to the last bits of a float, for x <= 0; below -87, where results are no normal numbers and
+   take a hundred times as long, it is e to -87. What is no number stays none. */
 AVX INLINE __m512 power(__m512 x) {
     const __m512 log2e = _mm512_set1_ps(1.44269504088896341f);
-    __m512 t = _mm512_mul_ps(_mm512_max_ps(x, _mm512_set1_ps(-126.0f)), log2e);
+    __m512 t = _mm512_mul_ps(_mm512_max_ps(_mm512_set1_ps(-87.0f), x), log2e);
     __m512 n = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m512 f = _mm512_sub_ps(t, n); /* -1/2 to 1/2 */
     __m512 p = _mm512_set1_ps(1.33336498402e-3f); /* 2^f, minimax */
@@ -135,6 +138,7 @@ AMX INLINE void begin_tiles(Tiles *before) {
         ours.rows[i] = 16;
     }
     _tile_storeconfig(before);
+    SETTLED;
     _tile_loadconfig(&ours);
 }
 
@@ -169,6 +173,7 @@ AMX INLINE void scores_by_tiles(
     float *out, const uint16_t *queries, const uint16_t *keys, int count, int width
 ) {
     for (int first = 0; first < count; first += 16, keys += 16 * width) {
+        SETTLED;
         _tile_zero(0);
         for (int part = 0; part < width; part += 32) {
             _tile_loadd(4, queries + part, 2 * width);
@@ -210,6 +215,7 @@ AMX INLINE void context_by_tiles(
     float *out, const uint16_t *weights, const uint16_t *values, int keys, int width
 ) {
     for (int part = 0; part < width; part += 32) {
+        SETTLED;
         _tile_zero(0);
         _tile_zero(1);
         for (int key = 0; key < keys; key += STEP) {
@@ -233,7 +239,7 @@ AVX INLINE void softmax(uint16_t *weights, float *shares, const float *scores, i
     int whole = keys / 16 * 16, until = (keys + STEP - 1) / STEP * STEP;
     __mmask16 tail = (__mmask16)((1u << (keys - whole)) - 1);
     for (int row = 0; row < ROWS; row++, scores += LONGEST, weights += LONGEST) {
-        __m512 most = _mm512_set1_ps(-3e38f), sum = _mm512_setzero_ps();
+        __m512 most = _mm512_set1_ps(-__builtin_inff()), sum = _mm512_setzero_ps();
         for (int i = 0; i < whole; i += 16) most = _mm512_max_ps(most, _mm512_load_ps(scores + i));
         if (tail) most = _mm512_mask_max_ps(most, tail, most, _mm512_load_ps(scores + whole));
         most = _mm512_set1_ps(_mm512_reduce_max_ps(most));
@@ -276,6 +282,7 @@ AVX INLINE void softmax(uint16_t *weights, float *shares, const float *scores, i
                     int rows = length - row < ROWS ? length - row : ROWS;                          \
                     for (int i = 0; i < rows; i++)                                                 \
                         memcpy(queries + i * width, at + (row + i) * stride, 2 * width);           \
+                    memset(queries + rows * width, 0, 2 * (ROWS - rows) * width);                  \
                     scores_of(scores, queries, keys, length, width);                               \
                     softmax(weights, shares, scores, length);                                      \
                     context_of(context, weights, values, (length + STEP - 1) / STEP * STEP, width);\
@@ -304,7 +311,7 @@ int may_use_tiles(void) {
 /* Attention of padded sequences, softmax(query key') value for each head; queries scaled already.
 
    projected: (count, positions, 3, heads, width), query, key and value of each position
-   lengths:   (count), 1 to positions: tokens of each sequence, which come first
+   lengths:   (count), 0 to positions: tokens of each sequence, which come first
    context:   (count, positions, heads, width); zero at padding
    Returns 0, or 1 if the shape is none that is computed here. */
 AMX int attend(
@@ -313,7 +320,7 @@ AMX int attend(
 ) {
     if ((width != 32 && width != 64) || positions < 1 || positions > LONGEST) return 1;
     for (long each = 0; each < count; each++)
-        if (lengths[each] < 1 || lengths[each] > positions) return 1;
+        if (lengths[each] < 0 || lengths[each] > positions) return 1;
     if (!tiles) {
         (width == 32 ? attend_32_by_dots : attend_64_by_dots)(
             projected, lengths, context, count, positions, heads
@@ -393,6 +400,7 @@ AMX INLINE void multiply_blocks(
                 const uint16_t *right = weights + column * depth + start * BLOCK;
                 int finished = before.sums ? 0 : real;
                 int each = (int)((BLOCK * 32 + part - 1) / part); /* rows in a step */
+                SETTLED;
                 if (start) {
                     _tile_loadd(0, here, 4 * BLOCK);
                     _tile_loadd(1, here + 16, 4 * BLOCK);
@@ -485,7 +493,9 @@ AVX INLINE void normed(
         squares = _mm512_fmadd_ps(x, x, squares);
         _mm512_store_ps(row + i, x);
     }
-    float variance = _mm512_reduce_add_ps(squares) / (float)width + epsilon;
+    float variance = _mm512_reduce_add_ps(squares) / (float)width;
+    if (variance > 3.4e38f) variance = __builtin_nanf(""); /* as torch: never a plausible number */
+    variance += epsilon;
     __m512 share = _mm512_div_ps(_mm512_set1_ps(1.0f), _mm512_sqrt_ps(_mm512_set1_ps(variance)));
     for (long i = 0; i < width; i += 16) {
         __m512 x = _mm512_mul_ps(_mm512_load_ps(row + i), share);
