@@ -17,7 +17,7 @@ from pipeline.passages import Aggregation  # noqa: TC001 - likewise
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VERSION = 3  # of the training procedure: raised when equal settings would give other weights
+VERSION = 4  # of the training procedure: raised when equal settings would give other weights
 LOSS_NAMES = (
     "kl", "margin_mse", "mse_logits", "lce", "ranknet", "adr_mse", "soft_ce", "bce", "hinge",
 )  # fmt: skip

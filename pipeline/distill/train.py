@@ -12,7 +12,7 @@ import json
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -84,6 +84,7 @@ def train(
         ],
         lr=config.learning_rate,
         eps=1e-6,
+        fused=True,
     )
 
     # Where we are.
@@ -127,7 +128,7 @@ def train(
         results = list(workers.map(partial(gradients, step=drawn), cut))
         for parameter, *slices in zip(parameters, *(r.gradients for r in results), strict=True):
             used = [gradient for gradient in slices if gradient is not None]
-            parameter.grad = torch.stack(used).sum(dim=0) if used else None
+            parameter.grad = reduce(torch.add, used) if used else None
         recent.append(_added(r.terms for r in results))
 
         # 3. Update.
