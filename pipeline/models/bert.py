@@ -13,26 +13,38 @@ only attention (`attention.py`) and the last layer differ.
 from __future__ import annotations
 
 from copy import deepcopy
-from functools import cache, partial
+from dataclasses import replace
+from functools import partial
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch.nn.functional import gelu, layer_norm, linear
+from torch.nn.functional import gelu, layer_norm
 
 from pipeline.models import int8
 from pipeline.models.attention import Flat, Padded
 from pipeline.models.engine import Batch
 from pipeline.models.flat import agrees
+from pipeline.models.linear import Linear
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pipeline.models.engine import Engine
     from pipeline.models.flat import FlatBatch, Kernel
+    from pipeline.models.native import Kernels
 
 KINDS = frozenset({"bert", "electra", "roberta", "xlm-roberta", "camembert"})
-TYPICAL_ROWS = 1024  # tokens of a batch, for which oneDNN lays out weights
+
+
+class Hidden(NamedTuple):
+    """Hidden states as they are multiplied, and as they are added.
+
+    With kernels of our own what is added stays in float32 from layer to layer; else both are one.
+    """
+
+    rounded: torch.Tensor
+    exact: torch.Tensor
 
 
 class FirstToken:
@@ -68,25 +80,35 @@ class FirstToken:
         self._embed, *self._project = (
             deepcopy(stage).to(engine.device, engine.dtype) for stage in stages
         )
-        self._embedded = _embedding(self._embed, base.embeddings, engine)
         *layers, last = base.encoder.layer
+        own = _kernels(engine, last.output.LayerNorm)
+        self._own = own is not None
+        embedded = _embedding(self._embed, base.embeddings, engine)
+        self._embedded = embedded or self._embed_plainly
         scaled = kernel is None
         self._layers = [
             _Layer(layer, engine, scaled=scaled, ranges=seen)
             for layer, seen in zip_longest(layers, ranges)
         ]
         first = _PaddedFirst if kernel is None else _FlatFirst
-        self._last = (first if alone else _Layer)(last, engine, scaled=scaled)
-        own = engine.kernels
+        # For the first position alone float32 costs little, and half of all that rounding costs a
+        # score is in this layer.
+        of_last = replace(engine, precision="fp32") if own is not None and alone else engine
+        self._last = (first if alone else _Layer)(last, of_last, scaled=scaled)
         self._kernels = own if own is not None and own.can_attend(self._last.width) else None
 
     def hidden(self, batch: Batch) -> torch.Tensor:
         """Last hidden state: (sequences, 1, hidden), or (sequences, positions, hidden) of all."""
         hidden = self._embedded(batch)
         for project in self._project:
-            hidden = project(hidden)
-        attention = Padded(batch.mask, hidden.dtype, plain=self._plain, kernels=self._kernels)
+            hidden = self._both(project(hidden.rounded))
+        attention = Padded(
+            batch.mask, hidden.rounded.dtype, plain=self._plain, kernels=self._kernels
+        )
         return self._through(hidden, attention)
+
+    def _embed_plainly(self, batch: Batch) -> Hidden:
+        return self._both(self._embed(input_ids=batch.ids, token_type_ids=batch.segments))
 
     def flat(self, batch: FlatBatch) -> torch.Tensor:
         """Last hidden state of the first tokens, shape (sequences, 1, hidden), without padding."""
@@ -102,17 +124,20 @@ class FirstToken:
         )
         for project in self._project:
             hidden = project(hidden)
-        return self._through(hidden[0], Flat(batch, self._kernel))[:, None]
+        return self._through(self._both(hidden[0]), Flat(batch, self._kernel))[:, None]
 
     def kernel_works(self, engine: Engine) -> bool:
         """Whether the kernel computes attention for heads of this number and width."""
         heads, width = self._last.heads, self._last.width
         return self._kernel is not None and agrees(self._kernel, heads, width, engine)
 
-    def _through(self, hidden: torch.Tensor, attention: Any) -> torch.Tensor:
+    def _through(self, hidden: Hidden, attention: Any) -> torch.Tensor:
         for layer in self._layers:
             hidden = layer(hidden, attention)
-        return self._last(hidden, attention)
+        return self._last(hidden, attention).exact
+
+    def _both(self, hidden: torch.Tensor) -> Hidden:
+        return Hidden(hidden, hidden.float() if self._own else hidden)
 
 
 class _Layer:
@@ -133,14 +158,14 @@ class _Layer:
         weights = [part.weight.data for part in parts]
         biases = [part.bias.data for part in parts]
         weights[0], biases[0] = weights[0] * scale, biases[0] * scale
-        self._mix: _Linear | int8.Linear
+        self._mix: Linear | int8.Linear
         self._between: _Between | int8.Between
         if ranges is None:
             self._prepare(weights, biases, engine)
-            self._mix = _Linear(mixed.dense.weight.data, mixed.dense.bias.data, engine)
+            self._mix = Linear(mixed.dense.weight.data, mixed.dense.bias.data, engine)
             self._between = _Between(layer, engine)
         else:
-            self._projections: _Linear | int8.Linear = int8.Linear(
+            self._projections: Linear | int8.Linear = int8.Linear(
                 torch.cat(weights), torch.cat(biases), ranges.projections, engine.dtype
             )
             self._mix = int8.Linear(
@@ -148,23 +173,23 @@ class _Layer:
                 int8.ATTENDED_HEADROOM,
             )  # fmt: skip
             self._between = _between_in_int8(layer, engine, ranges)
-        self._norm_mixed = _norm(mixed.LayerNorm, engine)
-        self._norm_output = _norm(output.LayerNorm, engine)
+        self._norm_mixed = _Norm(mixed.LayerNorm, engine)
+        self._norm_output = _Norm(output.LayerNorm, engine)
 
     def _prepare(
         self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], engine: Engine
     ) -> None:
         """Keep what makes query, key and value."""
-        self._projections = _Linear(torch.cat([*weights]), torch.cat([*biases]), engine)
+        self._projections = Linear(torch.cat([*weights]), torch.cat([*biases]), engine)
 
-    def __call__(self, hidden: torch.Tensor, attention: Any) -> torch.Tensor:
+    def __call__(self, hidden: Hidden, attention: Any) -> Hidden:
         """Hidden states of the layer, of the shape of those before it."""
-        context = attention.within(self._projections(hidden), self.heads, self.width)
+        context = attention.within(self._projections(hidden.rounded), self.heads, self.width)
         return self._finish(hidden, context)
 
-    def _finish(self, hidden: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        attended = self._norm_mixed(self._mix.added(context, hidden))
-        return self._norm_output(self._between.added(attended))
+    def _finish(self, hidden: Hidden, context: torch.Tensor) -> Hidden:
+        attended = self._norm_mixed(self._mix, context, hidden)
+        return self._norm_output(self._between, attended.rounded, attended)
 
 
 class _FlatFirst(_Layer):
@@ -173,15 +198,16 @@ class _FlatFirst(_Layer):
     def _prepare(
         self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], engine: Engine
     ) -> None:
-        self._query = _Linear(weights[0], biases[0], engine)
-        self._projections = _Linear(torch.cat([*weights[1:]]), torch.cat([*biases[1:]]), engine)
+        self._query = Linear(weights[0], biases[0], engine)
+        self._projections = Linear(torch.cat([*weights[1:]]), torch.cat([*biases[1:]]), engine)
 
-    def __call__(self, hidden: torch.Tensor, attention: Any) -> torch.Tensor:
+    def __call__(self, hidden: Hidden, attention: Any) -> Hidden:
         """Take (tokens, hidden), give (sequences, hidden)."""
-        first = attention.first(hidden)
-        key, value = torch.split(self._projections(hidden), hidden.shape[-1], dim=-1)
+        of_all, _ = hidden
+        first = attention.first(of_all)
+        key, value = torch.split(self._projections(of_all), of_all.shape[-1], dim=-1)
         context = attention(self._query(first), key, value, self.heads, self.width)
-        return self._finish(first, context)
+        return self._finish(Hidden(first, first), context)
 
 
 class _PaddedFirst(_Layer):
@@ -196,7 +222,7 @@ class _PaddedFirst(_Layer):
     def _prepare(
         self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], engine: Engine
     ) -> None:
-        self._query = _Linear(weights[0], biases[0], engine)
+        self._query = Linear(weights[0], biases[0], engine)
         key, value = (
             weight.view(self.heads, self.width, -1).to(engine.device, engine.dtype)
             for weight in weights[1:]
@@ -204,14 +230,14 @@ class _PaddedFirst(_Layer):
         self._key, self._value = key.contiguous(), value.transpose(1, 2).contiguous()
         self._value_bias = biases[2].to(engine.device, engine.dtype)
 
-    def __call__(self, hidden: torch.Tensor, attention: Any) -> torch.Tensor:
+    def __call__(self, hidden: Hidden, attention: Any) -> Hidden:
         """Take (sequences, positions, hidden), give (sequences, 1, hidden)."""
-        first = attention.first(hidden)
+        first = attention.first(hidden.exact)
         query = self._query(first).view(-1, self.heads, self.width)
         sought = _by_head(query, self._key)  # (sequences, heads, hidden)
-        mean = attention.weighted(sought, hidden)
+        mean = attention.weighted(sought, hidden.exact)
         context = _by_head(mean, self._value).reshape(first.shape) + self._value_bias
-        return self._finish(first, context)
+        return self._finish(Hidden(first, first), context)
 
 
 def _by_head(rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -226,13 +252,18 @@ class _Between:
         wide, output = layer.intermediate, layer.output
         self._activation = wide.intermediate_act_fn
         self._gelu = _is_gelu(self._activation)
-        self._widen = _Linear(wide.dense.weight.data, wide.dense.bias.data, engine)
-        self._narrow = _Linear(output.dense.weight.data, output.dense.bias.data, engine)
+        self._widen = Linear(wide.dense.weight.data, wide.dense.bias.data, engine)
+        self._narrow = Linear(output.dense.weight.data, output.dense.bias.data, engine)
 
-    def added(self, x: torch.Tensor) -> torch.Tensor:
-        """Both, and `x` added to the outcome."""
-        wide = self._widen.with_gelu(x) if self._gelu else self._activation(self._widen(x))
-        return self._narrow.added(wide, x)
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self._narrow(self._wide(x))
+
+    def added(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """Both, and `other` added to the outcome."""
+        return self._narrow.added(self._wide(x), other)
+
+    def _wide(self, x: torch.Tensor) -> torch.Tensor:
+        return self._widen.with_gelu(x) if self._gelu else self._activation(self._widen(x))
 
 
 def _between_in_int8(layer: Any, engine: Engine, ranges: int8.Ranges) -> int8.Between:
@@ -241,129 +272,59 @@ def _between_in_int8(layer: Any, engine: Engine, ranges: int8.Ranges) -> int8.Be
     widen, narrow = layer.intermediate.dense, layer.output.dense
     return int8.Between(
         (widen.weight.data, narrow.weight.data), (widen.bias.data, narrow.bias.data), ranges,
-        partial(_Linear, engine=engine),
+        partial(Linear, engine=engine),
     )  # fmt: skip
 
 
-class _Linear:
-    """A linear layer laid out for the engine, of a weight (out, in) and a bias (out) in float32."""
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, engine: Engine) -> None:
-        own = engine.kernels
-        self._own = own if own is not None and own.can_multiply(*weight.T.shape) else None
-        self._packed = self._own is None and engine.lays_out and _packing_works()
-        if self._own is not None:
-            self._weight, self._bias = self._own.lay_out(weight), bias.float()
-            return
-        self._weight = weight.to(engine.device, engine.dtype)
-        self._bias = bias.to(engine.device, engine.dtype)
-        if self._packed:
-            self._weight = _pack(self._weight)
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        if self._own is not None:
-            return self._own.multiply(x, self._weight, self._bias)
-        if self._packed:
-            return _multiply(x, self._weight, self._bias, "none")
-        return linear(x, self._weight, self._bias)
-
-    def added(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        """Add `other`, of the shape of the output, as well."""
-        if self._own is not None:
-            return self._own.multiply(x, self._weight, self._bias, other)
-        if self._packed:
-            return _multiply_and_add(x, self._weight, self._bias, other)
-        return linear(x, self._weight, self._bias) + other
-
-    def with_gelu(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply the exact GELU as well."""
-        if self._own is not None:
-            return self._own.multiply(x, self._weight, self._bias, with_gelu=True)
-        if self._packed:
-            return _multiply(x, self._weight, self._bias, "gelu")
-        return gelu(linear(x, self._weight, self._bias))
+def _kernels(engine: Engine, norm: Any) -> Kernels | None:
+    """Our own kernels, if hidden states as wide as this norm's are for them."""
+    own = engine.kernels
+    return own if own is not None and own.can_norm(norm.weight.numel()) else None
 
 
-# oneDNN's own layout of weights: torch.compile calls it so, and it has no public name. Where a
-# torch has it not, or computes something else by it, plain multiplications do.
-
-
-def _pack(weight: torch.Tensor) -> torch.Tensor:
-    lay_out = torch.ops.mkldnn._reorder_linear_weight  # noqa: SLF001
-    return lay_out(weight, TYPICAL_ROWS)  # type: ignore[no-any-return]
-
-
-def _multiply(
-    x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor, activation: str
-) -> torch.Tensor:
-    fused = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
-    return fused(x, packed, bias, activation, [], "none")  # type: ignore[no-any-return]
-
-
-def _multiply_and_add(
-    x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor, other: torch.Tensor
-) -> torch.Tensor:
-    fused = torch.ops.mkldnn._linear_pointwise.binary  # noqa: SLF001
-    return fused(x, other, packed, bias, "add")  # type: ignore[no-any-return]
-
-
-@cache
-def _packing_works() -> bool:
-    generator = torch.Generator().manual_seed(0)
-    x, weight, bias = (
-        torch.randn(*shape, generator=generator).bfloat16() for shape in ((9, 64), (48, 64), (48,))
-    )
-    expected = linear(x, weight, bias).float()
-    try:
-        plain, fused = (
-            _multiply(x, _pack(weight), bias, kind).float() for kind in ("none", "gelu")
-        )
-        added = _multiply_and_add(x, _pack(weight), bias, linear(x, weight, bias)).float()
-    except (AttributeError, RuntimeError, TypeError):
-        return False
-    return bool(
-        torch.allclose(plain, expected, rtol=0.02, atol=0.1)
-        and torch.allclose(fused, gelu(expected), rtol=0.02, atol=0.1)
-        and torch.allclose(added, 2 * expected, rtol=0.02, atol=0.2)
-    )
-
-
-def _embedding(embed: Any, exact: Any, engine: Engine) -> Callable[[Batch], torch.Tensor]:
-    """Embeddings as prepared for the engine, of ids and segments.
+def _embedding(embed: Any, exact: Any, engine: Engine) -> Callable[[Batch], Hidden] | None:
+    """Embeddings by our own kernel, of ids and segments, where there is one for them.
 
     Args:
         exact: the same in float32.
     """
-    kernels = engine.kernels
-
-    def own(batch: Batch) -> torch.Tensor:
-        return embed(input_ids=batch.ids, token_type_ids=batch.segments)  # type: ignore[no-any-return]
-
+    kernels = _kernels(engine, exact.LayerNorm)
     # Kinds that count positions otherwise have a number of their own to begin with.
-    plain = type(embed).__name__ in {"BertEmbeddings", "ElectraEmbeddings"}
-    if kernels is None or not plain or not kernels.can_norm(embed.word_embeddings.embedding_dim):
-        return own
+    if kernels is None or type(embed).__name__ not in {"BertEmbeddings", "ElectraEmbeddings"}:
+        return None
     names = ("word_embeddings", "position_embeddings", "token_type_embeddings")
-    words, places, kinds = (getattr(embed, name).weight.data.contiguous() for name in names)
+    words, places, kinds = (getattr(exact, name).weight.data.float() for name in names)
     norm = exact.LayerNorm
     weight, bias, eps = norm.weight.data.float(), norm.bias.data.float(), float(norm.eps)
 
-    def ours(batch: Batch) -> torch.Tensor:
-        return kernels.embed(batch.ids, batch.segments, (words, places, kinds), weight, bias, eps)
+    def embedded(batch: Batch) -> Hidden:
+        tables = words, places, kinds  # exact: a rounded word would be so everywhere
+        return Hidden(*kernels.embed(batch.ids, batch.segments, tables, weight, bias, eps))
 
     some = torch.arange(min(len(words), len(places), 8))[None]
-    probe = Batch(some, torch.zeros_like(some), None)
-    return ours if torch.allclose(ours(probe), own(probe), rtol=0.05, atol=0.05) else own
+    made = embedded(Batch(some, torch.zeros_like(some), None)).exact
+    expected = embed(input_ids=some, token_type_ids=torch.zeros_like(some)).float()
+    return embedded if torch.allclose(made, expected, rtol=0.05, atol=0.05) else None
 
 
-def _norm(norm: Any, engine: Engine) -> Callable[[torch.Tensor], torch.Tensor]:
-    kernels, eps = engine.kernels, float(norm.eps)
-    if kernels is not None and kernels.can_norm(norm.weight.numel()):
-        exact = norm.weight.data.float(), norm.bias.data.float()
-        return lambda x: kernels.norm(x, *exact, eps)
-    weight, bias = (t.data.to(engine.device, engine.dtype) for t in (norm.weight, norm.bias))
-    shape = tuple(norm.normalized_shape)
-    return lambda x: layer_norm(x, shape, weight, bias, eps)
+class _Norm:
+    """LayerNorm of what comes out of a linear layer, and of what is added to it."""
+
+    def __init__(self, norm: Any, engine: Engine) -> None:
+        self._own, self._eps = _kernels(engine, norm), float(norm.eps)
+        self._shape = tuple(norm.normalized_shape)
+        where = ("cpu", torch.float32) if self._own else (engine.device, engine.dtype)
+        self._weight, self._bias = (t.data.to(*where) for t in (norm.weight, norm.bias))
+
+    def __call__(
+        self, layer: Linear | _Between | int8.Linear | int8.Between, x: torch.Tensor, other: Hidden
+    ) -> Hidden:
+        if self._own is not None:
+            made = self._own.norm(layer(x), other.exact, self._weight, self._bias, self._eps)
+            return Hidden(*made)
+        total = layer.added(x, other.rounded)
+        plain = layer_norm(total, self._shape, self._weight, self._bias, self._eps)
+        return Hidden(plain, plain)
 
 
 def _is_gelu(activation: Any) -> bool:

@@ -146,13 +146,20 @@ class Between:
         self._widen_loud = plain(widen[loud], biases[0][loud])
         self._narrow_loud = plain(narrow[:, loud].contiguous(), biases[1])
 
-    def added(self, x: torch.Tensor) -> torch.Tensor:
-        """Both multiplications, and `x` added to the outcome."""
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Both multiplications."""
+        return self._both(x, self._narrow_loud(self._widen_loud.with_gelu(x)))
+
+    def added(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """Both multiplications, and `other` added to the outcome."""
+        return self._both(x, self._narrow_loud.added(self._widen_loud.with_gelu(x), other))
+
+    def _both(self, x: torch.Tensor, loud: torch.Tensor) -> torch.Tensor:
+        """Add what the loud neurons make to what the others do."""
         inner = self._widen.multiply(
             self._inputs(x), self._inputs.scale, ZERO, torch.uint8,
             gelu_into=(self._scale, self._zero),
         )  # fmt: skip
-        loud = self._narrow_loud.added(self._widen_loud.with_gelu(x), x)
         return self._narrow.add(inner, self._scale, self._zero, loud)
 
 
@@ -240,7 +247,7 @@ def works() -> bool:
     try:
         made = Linear(weight, bias, ranges.projections, torch.float32)
         between = Between((weight, back), (bias, torch.zeros(64)), ranges, Plain)
-        outcomes = made(x), made.added(x, expected), between.added(x)
+        outcomes = made(x), made.added(x, expected), between.added(x, x)
     except (AttributeError, RuntimeError, TypeError):
         return False
     return all(
@@ -255,9 +262,13 @@ class Plain:
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
         self._weight, self._bias = weight, bias
 
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the layer."""
+        return linear(x, self._weight, self._bias)
+
     def added(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         """Add `other` as well."""
-        return linear(x, self._weight, self._bias) + other
+        return self(x) + other
 
     def with_gelu(self, x: torch.Tensor) -> torch.Tensor:
         """Apply GELU as well."""

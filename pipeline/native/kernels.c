@@ -17,7 +17,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define VERSION 2
+#define VERSION 4
 #define AVX __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")))
 #define AMX __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16")))
 #define INLINE static inline __attribute__((always_inline))
@@ -363,8 +363,7 @@ typedef struct {
 
 /* What becomes of one row of a block's sums. */
 AVX INLINE void finish(
-    Done done, int row, const float *bias, const uint16_t *other, uint16_t *out, long width,
-    int with_gelu
+    Done done, int row, const float *bias, uint16_t *out, long width, int with_gelu
 ) {
     const float *sums = done.sums + row * BLOCK;
     long at = (done.row + row) * width + done.column;
@@ -374,10 +373,6 @@ AVX INLINE void finish(
         a = gelu(a);
         b = gelu(b);
     }
-    if (other) {
-        a = _mm512_add_ps(a, widened(other + at));
-        b = _mm512_add_ps(b, widened(other + at + 16));
-    }
     _mm512_storeu_si512(out + at, (__m512i)_mm512_cvtne2ps_pbh(b, a));
 }
 
@@ -385,8 +380,8 @@ AVX INLINE void finish(
    there were fewer. Blocks of 32 rows stay in the first cache while the weights pass by; long rows are cut into
    `part` numbers, whose sums wait in memory. While tiles multiply, the block before is finished. */
 AMX INLINE void multiply_blocks(
-    const uint16_t *x, const uint16_t *weights, const float *bias, const uint16_t *other,
-    uint16_t *out, long rows, int real, long depth, long width, long part, int with_gelu
+    const uint16_t *x, const uint16_t *weights, const float *bias, uint16_t *out, long rows, int real,
+    long depth, long width, long part, int with_gelu
 ) {
     _Alignas(64) static _Thread_local float sums[WIDEST_BLOCKS][BLOCK * BLOCK];
     Done before = {0, 0, 0};
@@ -422,10 +417,10 @@ AMX INLINE void multiply_blocks(
                     _tile_dpbf16ps(2, 5, 6);
                     _tile_dpbf16ps(3, 5, 7);
                     for (int i = 0; i < each && finished < real; i++, finished++)
-                        finish(before, finished, bias, other, out, width, with_gelu);
+                        finish(before, finished, bias, out, width, with_gelu);
                 }
                 for (; finished < real; finished++)
-                    finish(before, finished, bias, other, out, width, with_gelu);
+                    finish(before, finished, bias, out, width, with_gelu);
                 before.sums = 0;
                 _tile_stored(0, here, 4 * BLOCK);
                 _tile_stored(1, here + 16, 4 * BLOCK);
@@ -435,7 +430,7 @@ AMX INLINE void multiply_blocks(
             }
     }
     for (int row = 0; row < real; row++)
-        finish(before, row, bias, other, out, width, with_gelu);
+        finish(before, row, bias, out, width, with_gelu);
 }
 
 /* Weights (width, depth) as `multiply` wants them, of the same size. */
@@ -448,13 +443,13 @@ AVX int lay_out(const uint16_t *from, uint16_t *to, long depth, long width) {
     return 0;
 }
 
-/* A linear layer by tiles: x weights' + bias, then GELU if asked for, then `other` if there is one.
+/* A linear layer by tiles: x weights' + bias, then GELU if asked for.
 
-   x: (rows, depth); weights as laid out; bias: (width) floats; other, out: (rows, width)
+   x: (rows, depth); weights as laid out; bias: (width) floats; out: (rows, width)
    Returns 0, or 1 if the shape is none that is computed here. */
 AMX int multiply(
-    const uint16_t *x, const uint16_t *weights, const float *bias, const uint16_t *other,
-    uint16_t *out, long rows, long depth, long width, int with_gelu
+    const uint16_t *x, const uint16_t *weights, const float *bias, uint16_t *out, long rows,
+    long depth, long width, int with_gelu
 ) {
     _Alignas(64) static _Thread_local uint16_t few[BLOCK * DEEPEST_ROW];
     long part = depth <= 512 ? depth : depth % 512 == 0 ? 512 : 384;
@@ -470,20 +465,19 @@ AMX int multiply(
     Tiles before;
     begin_tiles(&before);
     if (with_gelu)
-        multiply_blocks(x, weights, bias, 0, out, rows, real, depth, width, part, 1);
-    else if (other)
-        multiply_blocks(x, weights, bias, other, out, rows, real, depth, width, part, 0);
+        multiply_blocks(x, weights, bias, out, rows, real, depth, width, part, 1);
     else
-        multiply_blocks(x, weights, bias, 0, out, rows, real, depth, width, part, 0);
+        multiply_blocks(x, weights, bias, out, rows, real, depth, width, part, 0);
     end_tiles(&before);
     return 0;
 }
 
 /* ------------------------------------------------------------------ rows */
 
-/* Norm of a row of floats in `row`, which is overwritten. */
+/* Norm of a row of floats in `row`, which is overwritten; rounded and exact. */
 AVX INLINE void normed(
-    uint16_t *to, float *row, const float *weight, const float *bias, long width, float epsilon
+    uint16_t *to, float *exact, float *row, const float *weight, const float *bias, long width,
+    float epsilon
 ) {
     __m512 sum = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
     for (long i = 0; i < width; i += 16) sum = _mm512_add_ps(sum, _mm512_load_ps(row + i));
@@ -500,48 +494,53 @@ AVX INLINE void normed(
     for (long i = 0; i < width; i += 16) {
         __m512 x = _mm512_mul_ps(_mm512_load_ps(row + i), share);
         x = _mm512_fmadd_ps(x, _mm512_loadu_ps(weight + i), _mm512_loadu_ps(bias + i));
+        _mm512_storeu_ps(exact + i, x);
         narrowed(to + i, x);
     }
 }
 
-/* LayerNorm of rows of `width` numbers, a multiple of 16; weight and bias in floats.
+/* LayerNorm of sums of rows of `width` numbers, a multiple of 16; weight and bias in floats.
+
+   from, other: (rows, width), in bf16 and in floats
+   to, exact: the outcome in bf16 and in floats
    Returns 0, or 1 if the width is none that is computed here. */
 AVX int norm(
-    const uint16_t *from, const float *weight, const float *bias, uint16_t *to, long rows,
-    long width, float epsilon
+    const uint16_t *from, const float *other, const float *weight, const float *bias, uint16_t *to,
+    float *exact, long rows, long width, float epsilon
 ) {
     _Alignas(64) float row[DEEPEST];
     if (width < 16 || width > DEEPEST || width % 16) return 1;
-    for (long n = 0; n < rows; n++, from += width, to += width) {
-        for (long i = 0; i < width; i += 16) _mm512_store_ps(row + i, widened(from + i));
-        normed(to, row, weight, bias, width, epsilon);
+    for (long n = 0; n < rows; n++, from += width, other += width, to += width, exact += width) {
+        for (long i = 0; i < width; i += 16)
+            _mm512_store_ps(row + i, _mm512_add_ps(widened(from + i), _mm512_loadu_ps(other + i)));
+        normed(to, exact, row, weight, bias, width, epsilon);
     }
     return 0;
 }
 
-/* The sum of three embeddings, and its LayerNorm.
+/* The sum of three embeddings, and its LayerNorm, in bf16 and in floats.
 
    ids, kinds: (count, positions), of words and of segments
    words, places, segments: tables of so many rows of `width` numbers
    Returns 0; 1 if the shape is none that is computed here; 2 if a table has no such row. */
 AVX int embed(
-    const int64_t *ids, const int64_t *kinds, const uint16_t *words, long word_rows,
-    const uint16_t *places, long place_rows, const uint16_t *segments, long segment_rows,
-    const float *weight, const float *bias, uint16_t *to, long count, long positions, long width,
-    float epsilon
+    const int64_t *ids, const int64_t *kinds, const float *words, long word_rows,
+    const float *places, long place_rows, const float *segments, long segment_rows,
+    const float *weight, const float *bias, uint16_t *to, float *exact, long count,
+    long positions, long width, float epsilon
 ) {
     _Alignas(64) float row[DEEPEST];
     if (width < 16 || width > DEEPEST || width % 16) return 1;
     if (positions > place_rows) return 2;
-    for (long n = 0; n < count * positions; n++, to += width) {
+    for (long n = 0; n < count * positions; n++, to += width, exact += width) {
         if (ids[n] < 0 || ids[n] >= word_rows || kinds[n] < 0 || kinds[n] >= segment_rows) return 2;
-        const uint16_t *word = words + ids[n] * width, *place = places + n % positions * width;
-        const uint16_t *segment = segments + kinds[n] * width;
+        const float *word = words + ids[n] * width, *place = places + n % positions * width;
+        const float *segment = segments + kinds[n] * width;
         for (long i = 0; i < width; i += 16) {
-            __m512 sum = _mm512_add_ps(widened(word + i), widened(segment + i));
-            _mm512_store_ps(row + i, _mm512_add_ps(sum, widened(place + i)));
+            __m512 sum = _mm512_add_ps(_mm512_loadu_ps(word + i), _mm512_loadu_ps(segment + i));
+            _mm512_store_ps(row + i, _mm512_add_ps(sum, _mm512_loadu_ps(place + i)));
         }
-        normed(to, row, weight, bias, width, epsilon);
+        normed(to, exact, row, weight, bias, width, epsilon);
     }
     return 0;
 }

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
-from pipeline.models import bert, engine
+from pipeline.models import bert, engine, linear, native
 from pipeline.models.cross_encoder import CrossEncoder
 from pipeline.models.scorer import Limits, Wishes
 
@@ -128,13 +128,15 @@ def test_the_head_is_float32_whatever_the_encoder(
     assert np.corrcoef(scores, exact)[0, 1] > 0.98
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_bf16_stays_near_float32_with_and_without_packed_weights(
-    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, packed: bool
+@pytest.mark.parametrize("by", ["our kernels", "oneDNN's layout", "plain multiplications"])
+def test_bf16_stays_near_float32(
+    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
-    """Weights in oneDNN's layout are the same model, on short sequences and on long ones."""
-    if not packed:
-        monkeypatch.setattr(bert, "_packing_works", lambda: False)
+    """Whatever multiplies, it is the same model, on short sequences and on long ones."""
+    if by != "our kernels":
+        monkeypatch.setattr(native, "kernels", lambda: None)
+    if by == "plain multiplications":
+        monkeypatch.setattr(linear, "_packing_works", lambda: False)
     passages = [*PASSAGES, "the sun and a row " * 40]
     exact = CrossEncoder(tiny_model(), EXACT, Limits()).score(QUERY, passages).scores
     wishes = Wishes(device="cpu", precision="bf16", threads=1)

@@ -67,7 +67,7 @@ def test_the_two_multiplications_around_gelu_are_near_those_in_floats(dtype: tor
     def plain(weight: torch.Tensor, bias: torch.Tensor) -> int8.Plain:
         return int8.Plain(weight.to(dtype), bias.to(dtype))
 
-    made = int8.Between(weights, biases, ranges, plain).added(x.to(dtype))
+    made = int8.Between(weights, biases, ranges, plain).added(x.to(dtype), x.to(dtype))
 
     assert made.dtype == dtype
     assert _error(made, expected) < 0.02
