@@ -39,11 +39,9 @@ class Linear:
 
     def added(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         """Add `other`, of the shape of the output, as well."""
-        if self._own is not None:
-            return self(x) + other
         if self._packed:
             return _multiply_and_add(x, self._weight, self._bias, other)
-        return linear(x, self._weight, self._bias) + other
+        return self(x) + other
 
     def with_gelu(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the exact GELU as well."""

@@ -5,7 +5,7 @@
    in the cache from its scores to its context, and a row while it is normed. With AMX linear layers
    are here as well: oneDNN prepares each anew for every number of rows, which takes longer than to
    multiply, and has a GELU that takes half as long as that. Without AMX it multiplies as fast as the
-   processor can. No state, no allocation, no library: many threads call each function at once.
+   processor can. Nothing is kept but room that each thread has of its own: many call at once.
 
    bf16 is passed as uint16_t. Rows of hidden states lie one after the other. scripts/build_native.py
    compiles this; pipeline/models/native.py calls it, and checks each function before it is used. */
@@ -377,8 +377,9 @@ AVX INLINE void finish(
 }
 
 /* Rows of `x`, of which there are BLOCK or more; `real` of each block's are wanted, all but where
-   there were fewer. Blocks of 32 rows stay in the first cache while the weights pass by; long rows are cut into
-   `part` numbers, whose sums wait in memory. While tiles multiply, the block before is finished. */
+   there were fewer. Blocks of 32 rows stay in the first cache while the weights pass by; long rows
+   are cut into `part` numbers, whose sums wait in memory. While tiles multiply, the block before is
+   finished. */
 AMX INLINE void multiply_blocks(
     const uint16_t *x, const uint16_t *weights, const float *bias, uint16_t *out, long rows, int real,
     long depth, long width, long part, int with_gelu
