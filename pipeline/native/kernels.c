@@ -410,8 +410,8 @@ AMX INLINE void multiply_blocks(
                 }
                 for (long at = 0; at < part; at += 32) {
                     _tile_loadd(4, left + at, 2 * depth);
-                    _tile_loadd(6, right + BLOCK * at, 64);
-                    _tile_loadd(7, right + BLOCK * at + 16 * 32, 64);
+                    _tile_stream_loadd(6, right + BLOCK * at, 64);
+                    _tile_stream_loadd(7, right + BLOCK * at + 16 * 32, 64);
                     _tile_loadd(5, left + 16 * depth + at, 2 * depth);
                     _tile_dpbf16ps(0, 4, 6);
                     _tile_dpbf16ps(1, 4, 7);
