@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from pipeline.models.native import LONGEST
-
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pipeline.models.flat import FlatBatch, Kernel
     from pipeline.models.native import Kernels
 
@@ -28,28 +28,17 @@ class Padded:
         mask: bool, (sequences, positions), true for tokens, which come first; None where nothing
             is padded.
         plain: two multiplications for short sequences, instead of torch's fused kernel.
-        kernels: our own, for bf16 and heads as wide as those here; used for all sequences but very
-            long ones.
     """
 
-    def __init__(
-        self,
-        mask: torch.Tensor | None,
-        dtype: torch.dtype,
-        *,
-        plain: bool,
-        kernels: Kernels | None = None,
-    ) -> None:
+    def __init__(self, mask: torch.Tensor | None, dtype: torch.dtype, *, plain: bool) -> None:
         self._kept = self._bias = self._padding = None
         if mask is not None:
-            if plain and kernels is None:
+            if plain:
                 self._kept = mask[:, :, None].to(dtype)
                 self._padding = (~mask).view(-1).nonzero()[:, 0]
             bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
             self._bias = bias.masked_fill_(~mask, MASKED)[:, None, None]
         self._plain = plain
-        self._kernels = kernels
-        self._mask = mask
 
     def first(self, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden states of the first positions."""
@@ -57,13 +46,6 @@ class Padded:
 
     def within(self, projected: torch.Tensor, heads: int, width: int) -> torch.Tensor:
         """Context of (sequences, positions, 3 x hidden): queries, keys and values in a row."""
-        count, length = projected.shape[:2]
-        if self._kernels is not None and length <= LONGEST:
-            if self._mask is None:
-                lengths = torch.full((count,), length, dtype=torch.int32)
-            else:
-                lengths = self._mask.sum(dim=1, dtype=torch.int32)
-            return self._kernels.attend(projected, lengths, heads, width)
         query, key, value = torch.split(projected, heads * width, dim=-1)
         return self(query, key, value, heads, width)
 
@@ -130,6 +112,34 @@ class Padded:
         if self._bias is not None:
             scores += self._bias[:, 0]
         return scores.softmax(dim=-1) @ hidden
+
+
+class Own:
+    """The same by kernels of our own, for sequences of `LONGEST` positions at most.
+
+    Args:
+        shape: sequences and positions.
+        mask: as above.
+    """
+
+    def __init__(self, kernels: Kernels, shape: Sequence[int], mask: torch.Tensor | None) -> None:
+        count, length = shape
+        self._kernels = kernels
+        self._lengths = torch.full((count,), length, dtype=torch.int32)
+        if mask is not None:
+            self._lengths = mask.sum(dim=1, dtype=torch.int32)
+
+    def first(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Hidden states of the first positions."""
+        return hidden[:, :1].contiguous()
+
+    def within(self, projected: torch.Tensor, heads: int, width: int) -> torch.Tensor:
+        """Context of (sequences, positions, 3 x hidden): queries, keys and values in a row."""
+        return self._kernels.attend(projected, self._lengths, heads, width)
+
+    def weighted(self, query: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """Average hidden states by their products with queries, all in float32."""
+        return self._kernels.average(query, hidden, self._lengths)
 
 
 class Flat:

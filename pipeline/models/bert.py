@@ -22,10 +22,11 @@ import torch
 from torch.nn.functional import gelu, layer_norm
 
 from pipeline.models import int8
-from pipeline.models.attention import Flat, Padded
+from pipeline.models.attention import Flat, Own, Padded
 from pipeline.models.engine import Batch
 from pipeline.models.flat import agrees
 from pipeline.models.linear import Linear
+from pipeline.models.native import LONGEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -102,10 +103,12 @@ class FirstToken:
         hidden = self._embedded(batch)
         for project in self._project:
             hidden = self._both(project(hidden.rounded))
-        attention = Padded(
-            batch.mask, hidden.rounded.dtype, plain=self._plain, kernels=self._kernels
-        )
-        return self._through(hidden, attention)
+        return self._through(hidden, self._attention(batch, hidden.rounded.dtype))
+
+    def _attention(self, batch: Batch, dtype: torch.dtype) -> Padded | Own:
+        if self._kernels is not None and batch.ids.shape[1] <= LONGEST:
+            return Own(self._kernels, batch.ids.shape, batch.mask)
+        return Padded(batch.mask, dtype, plain=self._plain)
 
     def _embed_plainly(self, batch: Batch) -> Hidden:
         return self._both(self._embed(input_ids=batch.ids, token_type_ids=batch.segments))

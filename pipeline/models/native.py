@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LIBRARY = Path(__file__).parents[1] / "native" / "kernels-x86_64-linux.so"
-VERSION = 4  # of the functions' arguments
+VERSION = 5  # of the functions' arguments
 LONGEST = 512  # positions
 WIDTHS = (32, 64)  # of heads
 NEEDED = ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_bf16")
@@ -50,6 +50,8 @@ class Kernels:
         self._embed.argtypes = (
             [pointer] * 2 + [pointer, long] * 3 + [pointer] * 4 + [long] * 3 + [ctypes.c_float]
         )
+        self._average = library.average
+        self._average.argtypes = [pointer] * 4 + [long] * 4
         self._multiply, self._lay_out = library.multiply, library.lay_out
         self._multiply.argtypes = [pointer] * 4 + [long] * 3 + [ctypes.c_int]
         self._lay_out.argtypes = [pointer] * 2 + [long] * 2
@@ -131,6 +133,32 @@ class Kernels:
         )  # fmt: skip
         return context
 
+    def average(self, queries: Tensor, hidden: Tensor, lengths: Tensor) -> Tensor:
+        """Average hidden states by the softmax of their products with queries, in float32.
+
+        Args:
+            queries: (sequences, heads, hidden).
+            hidden: (sequences, positions, hidden), a multiple of 32.
+            lengths: int32, tokens of each sequence; they come first.
+
+        Returns:
+            (sequences, heads, hidden).
+        """
+        count, positions, width = hidden.shape
+        queries, hidden, lengths = queries.contiguous(), hidden.contiguous(), lengths.contiguous()
+        heads = queries.shape[1]
+        _need(_is(queries, torch.float32, count, heads, width))
+        _need(_is(hidden, torch.float32, count, positions, width))
+        _need(_is(lengths, torch.int32, count))
+        mean = torch.empty_like(queries)
+        _done(
+            self._average(
+                queries.data_ptr(), hidden.data_ptr(), lengths.data_ptr(), mean.data_ptr(),
+                count, positions, heads, width,
+            )
+        )  # fmt: skip
+        return mean
+
     def norm(
         self, x: Tensor, other: Tensor, weight: Tensor, bias: Tensor, epsilon: float
     ) -> tuple[Tensor, Tensor]:
@@ -204,6 +232,11 @@ class Kernels:
                 expected = torch.einsum("hqk,khw->qhw", scores, value).reshape(length, -1)
                 if not _near(context[:length], expected) or bool(context[length:].any()):
                     return False
+        queries, states = draw(3, 5, 96).float() / 8, draw(3, 100, 96).float()
+        kept = torch.arange(100) < lengths[:, None]
+        scores = (queries @ states.transpose(1, 2)).masked_fill(~kept[:, None], -torch.inf)
+        if not _near(self.average(queries, states, lengths), scores.softmax(dim=-1) @ states):
+            return False
         for hidden in (DEEPEST, 48):
             weight, bias, x = draw(hidden).float(), draw(hidden).float(), draw(5, hidden)
             expected = layer_norm(x.float() + bias, (hidden,), weight, bias)

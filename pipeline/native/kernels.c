@@ -17,7 +17,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define VERSION 4
+#define VERSION 5
 #define AVX __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")))
 #define AMX __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16")))
 #define INLINE static inline __attribute__((always_inline))
@@ -33,11 +33,12 @@ enum {
     BLOCK = 32,     /* rows and columns that are multiplied together: two tiles each way */
     WIDEST_BLOCKS = 128, /* blocks side by side */
     DEEPEST_ROW = 4096,  /* numbers that go into a linear layer */
+    SOON = 6,            /* words ahead whose embeddings are fetched */
 };
 
 int version(void) { return VERSION; }
 
-/* ------------------------------------------------------------------ conversions */
+/* ------------------------------------------------------------------ numbers */
 
 AVX INLINE __m512 widened(const uint16_t *from) {
     __m256i raw = _mm256_loadu_si256((const __m256i *)from);
@@ -48,11 +49,10 @@ AVX INLINE void narrowed(uint16_t *to, __m512 x) {
     _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(x));
 }
 
-/* e to x, to the last bits of a float, for x <= 0; below -87, where results are no normal numbers and
-   take a hundred times as long, it is e to -87. What is no number stays none. */
-AVX INLINE __m512 power(__m512 x) {
-    const __m512 log2e = _mm512_set1_ps(1.44269504088896341f);
-    __m512 t = _mm512_mul_ps(_mm512_max_ps(_mm512_set1_ps(-87.0f), x), log2e);
+/* 2 to t, to the last bits of a float; below -125, where results are no normal numbers and take a
+   hundred times as long, it is 2 to -125. What is no number stays none. */
+AVX INLINE __m512 power(__m512 t) {
+    t = _mm512_max_ps(_mm512_set1_ps(-125.0f), t);
     __m512 n = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m512 f = _mm512_sub_ps(t, n); /* -1/2 to 1/2 */
     __m512 p = _mm512_set1_ps(1.33336498402e-3f); /* 2^f, minimax */
@@ -233,31 +233,51 @@ AMX INLINE void context_by_tiles(
 
 /* ------------------------------------------------------------------ attention */
 
+/* e to 16 scores less `most`, zero where they are not `kept`. */
+AVX INLINE __m512 raised(const float *scores, float most, __mmask16 kept) {
+    __m512 x = _mm512_sub_ps(_mm512_load_ps(scores), _mm512_set1_ps(most));
+    return _mm512_maskz_mov_ps(kept, power(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504088896341f))));
+}
+
+/* The first of 16 numbers that are among `left`. */
+INLINE __mmask16 among(int left) {
+    return (__mmask16)(left < 16 ? (1u << left) - 1 : 0xffff);
+}
+
+AVX INLINE float largest(const float *scores, int count) {
+    __m512 most = _mm512_set1_ps(-__builtin_inff());
+    for (int i = 0; i < count; i += 16)
+        most = _mm512_mask_max_ps(most, among(count - i), most, _mm512_load_ps(scores + i));
+    return _mm512_reduce_max_ps(most);
+}
+
+/* Weights of one query in bf16, until the end of a step; returns their sum. */
+AVX INLINE float weigh(uint16_t *weights, const float *scores, int keys, float most) {
+    int until = (keys + STEP - 1) / STEP * STEP;
+    __m512 sum = _mm512_setzero_ps();
+    int i = 0;
+    for (; i + 16 <= keys; i += 16) {
+        __m512 e = raised(scores + i, most, 0xffff);
+        sum = _mm512_add_ps(sum, e);
+        narrowed(weights + i, e);
+    }
+    for (; i < until; i += 16) {
+        __m512 e = raised(scores + i, most, i < keys ? among(keys - i) : 0);
+        sum = _mm512_add_ps(sum, e);
+        narrowed(weights + i, e);
+    }
+    return _mm512_reduce_add_ps(sum);
+}
+
 /* Weights of 16 queries, not yet divided by their sums, whose reciprocals are returned in `shares`.
-   Keys between the last one and the end of its step get none. */
+   The largest score is looked for, and left out of all, only where sums leave the range of floats,
+   or come near. Keys between the last one and the end of its step get no weight. */
 AVX INLINE void softmax(uint16_t *weights, float *shares, const float *scores, int keys) {
-    int whole = keys / 16 * 16, until = (keys + STEP - 1) / STEP * STEP;
-    __mmask16 tail = (__mmask16)((1u << (keys - whole)) - 1);
     for (int row = 0; row < ROWS; row++, scores += LONGEST, weights += LONGEST) {
-        __m512 most = _mm512_set1_ps(-__builtin_inff()), sum = _mm512_setzero_ps();
-        for (int i = 0; i < whole; i += 16) most = _mm512_max_ps(most, _mm512_load_ps(scores + i));
-        if (tail) most = _mm512_mask_max_ps(most, tail, most, _mm512_load_ps(scores + whole));
-        most = _mm512_set1_ps(_mm512_reduce_max_ps(most));
-        int i = 0;
-        for (; i < whole; i += 16) {
-            __m512 e = power(_mm512_sub_ps(_mm512_load_ps(scores + i), most));
-            sum = _mm512_add_ps(sum, e);
-            narrowed(weights + i, e);
-        }
-        if (tail) {
-            __m512 e = power(_mm512_sub_ps(_mm512_load_ps(scores + i), most));
-            e = _mm512_maskz_mov_ps(tail, e);
-            sum = _mm512_add_ps(sum, e);
-            narrowed(weights + i, e);
-            i += 16;
-        }
-        for (; i < until; i += 16) narrowed(weights + i, _mm512_setzero_ps());
-        shares[row] = 1.0f / _mm512_reduce_add_ps(sum);
+        float sum = weigh(weights, scores, keys, 0);
+        if (!(sum > 1e-30f && sum < 1e30f))
+            sum = weigh(weights, scores, keys, largest(scores, keys));
+        shares[row] = 1.0f / sum;
     }
 }
 
@@ -333,6 +353,76 @@ AMX int attend(
         projected, lengths, context, count, positions, heads
     );
     end_tiles(&before);
+    return 0;
+}
+
+/* ------------------------------------------------------------------ one query a sequence */
+
+/* Averages of hidden states by `group` queries that lie one after the other. */
+AVX INLINE void average_by(
+    const float *queries, const float *hidden, int length, float *mean, long width, const int group
+) {
+    _Alignas(64) float weights[4][LONGEST];
+    for (int at = 0; at < length; at++) {
+        __m512 sum[4];
+        for (int i = 0; i < group; i++) sum[i] = _mm512_setzero_ps();
+        for (long part = 0; part < width; part += 16) {
+            __m512 x = _mm512_loadu_ps(hidden + at * width + part);
+            for (int i = 0; i < group; i++)
+                sum[i] = _mm512_fmadd_ps(x, _mm512_loadu_ps(queries + i * width + part), sum[i]);
+        }
+        for (int i = 0; i < group; i++) weights[i][at] = _mm512_reduce_add_ps(sum[i]);
+    }
+    for (int i = 0; i < group; i++) {
+        float most = largest(weights[i], length);
+        __m512 sum = _mm512_setzero_ps();
+        for (int at = 0; at < length; at += 16) {
+            __m512 e = raised(weights[i] + at, most, among(length - at));
+            sum = _mm512_add_ps(sum, e);
+            _mm512_store_ps(weights[i] + at, e);
+        }
+        __m512 share = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(sum));
+        for (int at = 0; at < length; at += 16)
+            _mm512_store_ps(weights[i] + at, _mm512_mul_ps(share, _mm512_load_ps(weights[i] + at)));
+    }
+    for (long part = 0; part < width; part += 32) {
+        __m512 sum[4][2];
+        for (int i = 0; i < group; i++) sum[i][0] = sum[i][1] = _mm512_setzero_ps();
+        for (int at = 0; at < length; at++) {
+            __m512 a = _mm512_loadu_ps(hidden + at * width + part);
+            __m512 b = _mm512_loadu_ps(hidden + at * width + part + 16);
+            for (int i = 0; i < group; i++) {
+                __m512 weight = _mm512_set1_ps(weights[i][at]);
+                sum[i][0] = _mm512_fmadd_ps(weight, a, sum[i][0]);
+                sum[i][1] = _mm512_fmadd_ps(weight, b, sum[i][1]);
+            }
+        }
+        for (int i = 0; i < group; i++) {
+            _mm512_storeu_ps(mean + i * width + part, sum[i][0]);
+            _mm512_storeu_ps(mean + i * width + part + 16, sum[i][1]);
+        }
+    }
+}
+
+/* Hidden states of padded sequences, averaged by softmax(query hidden') for each head, in floats.
+
+   queries, mean: (count, heads, width); hidden: (count, positions, width)
+   lengths:       (count), 1 to positions: tokens of each sequence, which come first
+   Returns 0, or 1 if the shape is none that is computed here. */
+AVX int average(
+    const float *queries, const float *hidden, const int32_t *lengths, float *mean, long count,
+    long positions, long heads, long width
+) {
+    if (positions > LONGEST || width < 32 || width % 32) return 1;
+    for (long each = 0; each < count; each++)
+        if (lengths[each] < 1 || lengths[each] > positions) return 1;
+    for (long each = 0; each < count; each++, hidden += positions * width) {
+        long head = 0;
+        for (; head + 4 <= heads; head += 4, queries += 4 * width, mean += 4 * width)
+            average_by(queries, hidden, lengths[each], mean, width, 4);
+        for (; head < heads; head++, queries += width, mean += width)
+            average_by(queries, hidden, lengths[each], mean, width, 1);
+    }
     return 0;
 }
 
@@ -535,6 +625,9 @@ AVX int embed(
     if (positions > place_rows) return 2;
     for (long n = 0; n < count * positions; n++, to += width, exact += width) {
         if (ids[n] < 0 || ids[n] >= word_rows || kinds[n] < 0 || kinds[n] >= segment_rows) return 2;
+        if (n + SOON < count * positions && ids[n + SOON] >= 0 && ids[n + SOON] < word_rows)
+            for (long i = 0; i < width; i += 16)
+                __builtin_prefetch(words + ids[n + SOON] * width + i);
         const float *word = words + ids[n] * width, *place = places + n % positions * width;
         const float *segment = segments + kinds[n] * width;
         for (long i = 0; i < width; i += 16) {

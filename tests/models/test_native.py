@@ -90,6 +90,31 @@ def test_attention_is_softmax_over_the_tokens(
 
 
 @needs_kernels
+@given(
+    st.lists(st.integers(1, 70), min_size=1, max_size=4),
+    st.integers(1, 9),
+    st.integers(1, 5),
+    st.sampled_from([0.0, 0.1, 30.0, 1e18]),
+)
+def test_averages_are_by_softmax(lengths: list[int], heads: int, part: int, scale: float) -> None:
+    """Of any number of queries; padding, whatever it holds, is not looked at."""
+    positions, width = max(lengths) + 3, 32 * part
+    queries = draw(len(lengths), heads, width, seed=heads).float() * scale
+    hidden = draw(len(lengths), positions, width, seed=part).float()
+    if scale > 1:  # one position wins, so that rounding decides nothing
+        hidden[:, 1:] = hidden[:, :1] * 0.25
+    for row, length in enumerate(lengths):
+        hidden[row, length:] = torch.nan
+
+    made = made_for(tiles=False).average(queries, hidden, torch.tensor(lengths, dtype=torch.int32))
+
+    for row, length in enumerate(lengths):
+        kept = hidden[row, :length].double()
+        expected = (queries[row].double() @ kept.T).softmax(-1) @ kept
+        torch.testing.assert_close(made[row].double(), expected, atol=1e-4, rtol=1e-4)
+
+
+@needs_kernels
 @pytest.mark.parametrize("tiles", [False, True], ids=["dots", "tiles"])
 def test_no_bit_of_a_sequence_hangs_on_what_stands_beside_it(tiles: bool) -> None:
     """Alone, among others and in longer padding its context is the same."""
@@ -131,6 +156,17 @@ def test_other_shapes_are_refused(positions: int, width: int, lengths: list[int]
 
 
 @needs_kernels
+@pytest.mark.parametrize(
+    ("positions", "width", "length"), [(LONGEST + 1, 32, 3), (8, 48, 3), (8, 32, 9), (8, 32, 0)]
+)
+def test_averages_of_other_shapes_are_refused(positions: int, width: int, length: int) -> None:
+    """One of nothing among them."""
+    kernels, some = made_for(tiles=False), torch.zeros(1, positions, width)
+    with pytest.raises(ValueError, match="no kernel for this shape"):
+        kernels.average(some[:, :2], some, torch.tensor([length], dtype=torch.int32))
+
+
+@needs_kernels
 def test_what_c_would_trust_is_checked() -> None:
     """Types, sizes and strides that would have it read what is not there."""
     kernels, long = made_for(tiles=False), torch.zeros(2, 4, dtype=torch.int64)
@@ -141,6 +177,9 @@ def test_what_c_would_trust_is_checked() -> None:
         lambda: kernels.attend(x, lengths[:1], 1, 32),
         lambda: kernels.attend(x, lengths, 2, 32),
         lambda: kernels.attend(x.float(), lengths, 1, 32),
+        lambda: kernels.average(x, x, lengths),
+        lambda: kernels.average(x.float(), x.float()[..., :64], lengths),
+        lambda: kernels.average(x.float(), x.float(), lengths.long()),
         lambda: kernels.norm(draw(3, 32), ones, torch.ones(16), row, 1e-12),
         lambda: kernels.norm(draw(3, 32), ones, torch.ones(64)[::2], row, 1e-12),
         lambda: kernels.norm(draw(3, 32), ones, row, row.bfloat16(), 1e-12),
