@@ -98,6 +98,11 @@ class FirstToken:
         self._last = (first if alone else _Layer)(last, of_last, scaled=scaled)
         self._kernels = own if own is not None and own.can_attend(self._last.width) else None
 
+    @property
+    def takes_any_rows(self) -> bool:
+        """Whether batches may have any number of rows: nothing is prepared for each."""
+        return all(layer.is_own for layer in self._layers)
+
     def hidden(self, batch: Batch) -> torch.Tensor:
         """Last hidden state: (sequences, 1, hidden), or (sequences, positions, hidden) of all."""
         hidden = self._embedded(batch)
@@ -179,6 +184,12 @@ class _Layer:
         self._norm_mixed = _Norm(mixed.LayerNorm, engine)
         self._norm_output = _Norm(output.LayerNorm, engine)
 
+    @property
+    def is_own(self) -> bool:
+        """Whether our own kernels compute all of its multiplications."""
+        parts = (self._projections, self._mix, self._between)
+        return all(part.is_own for part in parts)
+
     def _prepare(
         self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], engine: Engine
     ) -> None:
@@ -257,6 +268,10 @@ class _Between:
         self._gelu = _is_gelu(self._activation)
         self._widen = Linear(wide.dense.weight.data, wide.dense.bias.data, engine)
         self._narrow = Linear(output.dense.weight.data, output.dense.bias.data, engine)
+
+    @property
+    def is_own(self) -> bool:
+        return self._widen.is_own and self._narrow.is_own
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return self._narrow(self._wide(x))

@@ -17,6 +17,7 @@ from pipeline.models.engine import (
     SHARES,
     WIDE,
     batches,
+    even,
     few_shapes,
     resolve,
     within_memory,
@@ -218,9 +219,11 @@ class CrossEncoder:
     def _cut(
         self, lengths: NDArray[np.int64], budget: int
     ) -> Iterator[tuple[NDArray[np.int64], int]]:
-        if self.engine.device == "cpu":
-            return few_shapes(lengths, budget)
-        return batches(lengths, budget)
+        if self.engine.device != "cpu":
+            return batches(lengths, budget)
+        if self._forward.takes_any_rows:
+            return batches(lengths, even(lengths, budget))
+        return few_shapes(lengths, budget)
 
     def _flat(self, pairs: _Pairs) -> Callable[[], Scored]:
         def compute(budget: int) -> tuple[list[NDArray[np.int64]], Callable[[], NDArray[Any]]]:

@@ -81,6 +81,11 @@ class Forward:
         """Whether `flat` is to be called, not `padded`."""
         return self._flat is not None
 
+    @property
+    def takes_any_rows(self) -> bool:
+        """Whether padded batches may have any number of rows: nothing is prepared for each."""
+        return self._short is not None and self._short.takes_any_rows
+
     def padded(self, batch: Batch) -> torch.Tensor:
         """Logits of padded sequences."""
         if self._short is None:

@@ -29,6 +29,11 @@ class Linear:
         if self._packed:
             self._weight = _pack(self._weight)
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it is computed by our own kernels, to which any number of rows is as good."""
+        return self._own is not None
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer to (..., in)."""
         if self._own is not None:
