@@ -101,14 +101,38 @@ class FirstToken:
     @property
     def takes_any_rows(self) -> bool:
         """Whether batches may have any number of rows: nothing is prepared for each."""
-        return all(layer.is_own for layer in self._layers)
+        return bool(self._layers) and all(layer.is_own for layer in self._layers)
 
     def hidden(self, batch: Batch) -> torch.Tensor:
         """Last hidden state: (sequences, 1, hidden), or (sequences, positions, hidden) of all."""
+        hidden = self._projected(batch)
+        return self._through(hidden, self._attention(batch, hidden.rounded.dtype))
+
+    def attended(self, batch: Batch) -> torch.Tensor:
+        """All but what follows the last attention, for `finished`: (sequences, 2, hidden)."""
+        hidden = self._projected(batch)
+        attention = self._attention(batch, hidden.rounded.dtype)
+        return torch.cat(self._alone.attended(self._before(hidden, attention), attention), dim=1)
+
+    def finished(self, attended: torch.Tensor) -> torch.Tensor:
+        """What `hidden` gives for sequences of any batches that were `attended`.
+
+        The weights of the last layer pass by once for all of them.
+        """
+        first, context = attended[:, :1].contiguous(), attended[:, 1:].contiguous()
+        return self._alone.finished(first, context).exact
+
+    @property
+    def _alone(self) -> _PaddedFirst:
+        if not isinstance(self._last, _PaddedFirst):
+            raise AssertionError("made for all positions, or for sequences without padding")
+        return self._last
+
+    def _projected(self, batch: Batch) -> Hidden:
         hidden = self._embedded(batch)
         for project in self._project:
             hidden = self._both(project(hidden.rounded))
-        return self._through(hidden, self._attention(batch, hidden.rounded.dtype))
+        return hidden
 
     def _attention(self, batch: Batch, dtype: torch.dtype) -> Padded | Own:
         if self._kernels is not None and batch.ids.shape[1] <= LONGEST:
@@ -140,9 +164,13 @@ class FirstToken:
         return self._kernel is not None and agrees(self._kernel, heads, width, engine)
 
     def _through(self, hidden: Hidden, attention: Any) -> torch.Tensor:
+        return self._last(self._before(hidden, attention), attention).exact
+
+    def _before(self, hidden: Hidden, attention: Any) -> Hidden:
+        """Go through all layers but the last."""
         for layer in self._layers:
             hidden = layer(hidden, attention)
-        return self._last(hidden, attention).exact
+        return hidden
 
     def _both(self, hidden: torch.Tensor) -> Hidden:
         return Hidden(hidden, hidden.float() if self._own else hidden)
@@ -246,11 +274,18 @@ class _PaddedFirst(_Layer):
 
     def __call__(self, hidden: Hidden, attention: Any) -> Hidden:
         """Take (sequences, positions, hidden), give (sequences, 1, hidden)."""
+        return self.finished(*self.attended(hidden, attention))
+
+    def attended(self, hidden: Hidden, attention: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden states of the first positions and their context, (sequences, 1, hidden) each."""
         first = attention.first(hidden.exact)
         query = self._query(first).view(-1, self.heads, self.width)
         sought = _by_head(query, self._key)  # (sequences, heads, hidden)
         mean = attention.weighted(sought, hidden.exact)
-        context = _by_head(mean, self._value).reshape(first.shape) + self._value_bias
+        return first, _by_head(mean, self._value).reshape(first.shape) + self._value_bias
+
+    def finished(self, first: torch.Tensor, context: torch.Tensor) -> Hidden:
+        """The rest of the layer."""
         return self._finish(Hidden(first, first), context)
 
 

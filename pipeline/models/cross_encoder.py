@@ -16,6 +16,7 @@ from pipeline.errors import PipelineError
 from pipeline.models.engine import (
     SHARES,
     WIDE,
+    Gathered,
     batches,
     even,
     few_shapes,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pipeline.models.engine import Batch
     from pipeline.models.pairs import Template
     from pipeline.models.scorer import Limits, Wishes
 
@@ -191,22 +193,34 @@ class CrossEncoder:
     def _padded(self, pairs: _Pairs) -> Callable[[], Scored]:
         device, pad, passages = self.engine.device, self._tokenizer.pad, pairs.passages
 
-        def score(batch: tuple[NDArray[np.int64], int]) -> tuple[torch.Tensor, int]:
+        def read(batch: tuple[NDArray[np.int64], int]) -> Batch:
             places, width = batch
-            with torch.inference_mode():
-                group = [passages.one(place) for place in places.tolist()]
-                padded = pair_batch(self._template, pairs.query, group, width, pad, device)
-                return self._one_logit(self._forward.padded(padded)), padded.ids.numel()
+            group = [passages.one(place) for place in places.tolist()]
+            return pair_batch(self._template, pairs.query, group, width, pad, device)
+
+        def end(parts: list[torch.Tensor]) -> torch.Tensor:
+            return self._one_logit(self._forward.ended(torch.cat(parts)))
 
         def begin(budget: int) -> tuple[list[NDArray[np.int64]], Callable[[], list[Any]]]:
             cut = list(self._cut(pairs.lengths, budget))
-            return [places for places, _ in cut], self.engine.begin(score, cut)
+            gathered = Gathered(len(cut), end)
+
+            def score(place: int) -> tuple[torch.Tensor | None, int]:
+                with torch.inference_mode():
+                    batch = read(cut[place])
+                    if self._forward.takes_any_rows:
+                        logits = gathered.bring(place, self._forward.begun(batch))
+                    else:
+                        logits = self._one_logit(self._forward.padded(batch))
+                    return logits, batch.ids.numel()
+
+            return [places for places, _ in cut], self.engine.begin(score, range(len(cut)))
 
         def compute(budget: int) -> tuple[NDArray[np.float32], int]:
             order, wait = begun.pop() if begun else begin(budget)
             made = wait()
             with torch.inference_mode():
-                logits = torch.cat([of_batch for of_batch, _ in made]).cpu().numpy()
+                logits = torch.cat([some for some, _ in made if some is not None]).cpu().numpy()
             return pairs.in_place(order, logits), sum(tokens for _, tokens in made)
 
         def finish() -> Scored:

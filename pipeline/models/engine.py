@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
+from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -139,6 +140,27 @@ class _Pending[R]:
         """Give up what has not begun to be computed."""
         for future in self.futures:
             future.cancel()
+
+
+class Gathered[R, E]:
+    """Results of several batches, ended together by the thread that brings the last of them.
+
+    Args:
+        count: of batches.
+        end: takes their results, in order.
+    """
+
+    def __init__(self, count: int, end: Callable[[list[R]], E]) -> None:
+        self._results: dict[int, R] = {}
+        self._count, self._end, self._lock = count, end, Lock()
+
+    def bring(self, place: int, result: R) -> E | None:
+        """Take one result; give what `end` makes of all, to the one who brings the last."""
+        with self._lock:
+            self._results[place] = result
+            if len(self._results) < self._count:
+                return None
+        return self._end([self._results.pop(place) for place in range(self._count)])
 
 
 def resolve(

@@ -92,6 +92,18 @@ class Forward:
             return self._whole(batch)
         return self._headed(self._short.hidden(self._segments(batch)))
 
+    def begun(self, batch: Batch) -> torch.Tensor:
+        """What `ended` needs of padded sequences, a row each; where `takes_any_rows`."""
+        if self._short is None:
+            raise AssertionError("there is nothing to be ended")
+        return self._short.attended(self._segments(batch))
+
+    def ended(self, begun: torch.Tensor) -> torch.Tensor:
+        """Logits of sequences of any batches that were `begun`."""
+        if self._short is None:
+            raise AssertionError("there is nothing to be ended")
+        return self._headed(self._short.finished(begun))
+
     def flat(self, batch: FlatBatch) -> torch.Tensor:
         """Logits of sequences that lie one after the other."""
         if self._flat is None:
