@@ -34,6 +34,7 @@ enum {
     WIDEST_BLOCKS = 128, /* blocks side by side */
     DEEPEST_ROW = 4096,  /* numbers that go into a linear layer */
     SOON = 6,            /* words ahead whose embeddings are fetched */
+    LINES = 3,           /* of the next block's rows that are fetched in a step of this one */
 };
 
 int version(void) { return VERSION; }
@@ -468,8 +469,9 @@ AVX INLINE void finish(
 
 /* Rows of `x`, of which there are BLOCK or more; `real` of each block's are wanted, all but where
    there were fewer. Blocks of 32 rows stay in the first cache while the weights pass by; long rows
-   are cut into `part` numbers, whose sums wait in memory. While tiles multiply, the block before is
-   finished. */
+   are cut into `part` numbers, whose sums wait in memory. Weights are read past the first cache,
+   where they would push out the rows. While tiles multiply, the block before is finished, and the
+   rows of the next are fetched. */
 AMX INLINE void multiply_blocks(
     const uint16_t *x, const uint16_t *weights, const float *bias, uint16_t *out, long rows, int real,
     long depth, long width, long part, int with_gelu
@@ -478,6 +480,8 @@ AMX INLINE void multiply_blocks(
     Done before = {0, 0, 0};
     for (long row = 0; row < rows; row += BLOCK) {
         if (row > rows - BLOCK) row = rows - BLOCK; /* some are computed twice */
+        const uint16_t *soon = x + (row + BLOCK) * depth;
+        const uint16_t *end = x + (row + 2 * BLOCK <= rows ? row + 2 * BLOCK : rows) * depth;
         for (long start = 0; start < depth; start += part)
             for (long column = 0; column < width; column += BLOCK) {
                 long block = column / BLOCK;
@@ -507,6 +511,8 @@ AMX INLINE void multiply_blocks(
                     _tile_dpbf16ps(1, 4, 7);
                     _tile_dpbf16ps(2, 5, 6);
                     _tile_dpbf16ps(3, 5, 7);
+                    for (int i = 0; i < LINES && soon < end; i++, soon += 32)
+                        __builtin_prefetch(soon, 0, 2);
                     for (int i = 0; i < each && finished < real; i++, finished++)
                         finish(before, finished, bias, out, width, with_gelu);
                 }
