@@ -41,13 +41,19 @@ int version(void) { return VERSION; }
 
 /* ------------------------------------------------------------------ numbers */
 
-AVX INLINE __m512 widened(const uint16_t *from) {
-    __m256i raw = _mm256_loadu_si256((const __m256i *)from);
+AVX INLINE __m512 floats(__m256i raw) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16));
 }
 
-AVX INLINE void narrowed(uint16_t *to, __m512 x) {
-    _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(x));
+AVX INLINE __m512 widened(const uint16_t *from) {
+    return floats(_mm256_loadu_si256((const __m256i *)from));
+}
+
+/* Writes 16 numbers in bf16; returns what they were rounded to. */
+AVX INLINE __m512 narrowed(uint16_t *to, __m512 x) {
+    __m256i raw = (__m256i)_mm512_cvtneps_pbh(x);
+    _mm256_storeu_si256((__m256i *)to, raw);
+    return floats(raw);
 }
 
 /* 2 to t, to the last bits of a float; below -125, where results are no normal numbers and take a
@@ -252,20 +258,19 @@ AVX INLINE float largest(const float *scores, int count) {
     return _mm512_reduce_max_ps(most);
 }
 
-/* Weights of one query in bf16, until the end of a step; returns their sum. */
+/* Weights of one query in bf16, until the end of a step; returns the sum of what they were rounded
+   to, so that one that outweighs all others has the whole. */
 AVX INLINE float weigh(uint16_t *weights, const float *scores, int keys, float most) {
     int until = (keys + STEP - 1) / STEP * STEP;
     __m512 sum = _mm512_setzero_ps();
     int i = 0;
     for (; i + 16 <= keys; i += 16) {
         __m512 e = raised(scores + i, most, 0xffff);
-        sum = _mm512_add_ps(sum, e);
-        narrowed(weights + i, e);
+        sum = _mm512_add_ps(sum, narrowed(weights + i, e));
     }
     for (; i < until; i += 16) {
         __m512 e = raised(scores + i, most, i < keys ? among(keys - i) : 0);
-        sum = _mm512_add_ps(sum, e);
-        narrowed(weights + i, e);
+        sum = _mm512_add_ps(sum, narrowed(weights + i, e));
     }
     return _mm512_reduce_add_ps(sum);
 }

@@ -59,7 +59,7 @@ def main() -> int:
         furthest = max(furthest, abs(tried - exact))
         print(
             f"{topics.parent.name:22} {wish} is {sidecar['details']['signature']['precision']}: "
-            f"{MEASURE} {tried:.4f}, fp32 {exact:.4f}, difference {tried - exact:+.4f}",
+            f"{MEASURE} {tried:.4f}, fp32 {exact:.4f}, difference {tried - exact:+.5f}",
             flush=True,
         )
     return int(furthest > MOST)

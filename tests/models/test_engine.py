@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from pipeline.errors import PipelineError
 from pipeline.models import engine
 from pipeline.models.cross_encoder import CrossEncoder
-from pipeline.models.engine import batches, few_shapes, resolve, within_memory
+from pipeline.models.engine import Gathered, batches, few_shapes, resolve, within_memory
 from pipeline.models.folder import locate
 from pipeline.models.scorer import Limits, Wishes
 
@@ -291,3 +292,20 @@ def test_narrow_models_are_computed_in_float32(monkeypatch: pytest.MonkeyPatch) 
     assert made("tiny", Wishes(device="cpu")) == "fp32"
     assert made("tiny", Wishes(device="cpu", precision="bf16")) == "bf16"
     assert made("tiny", Wishes(device="cpu"), begun) == "bf16"
+
+
+def test_whoever_brings_the_last_result_ends_all_of_them() -> None:
+    """Once, and in the order of the batches, whichever is brought last."""
+    gathered = Gathered[int, list[int]](3, list)
+    assert gathered.bring(2, 12) is None
+    assert gathered.bring(0, 10) is None
+    assert gathered.bring(1, 11) == [10, 11, 12]
+
+
+def test_results_of_many_threads_are_ended_once() -> None:
+    """By one of them."""
+    for _ in range(50):
+        gathered = Gathered[int, list[int]](40, list)
+        with ThreadPoolExecutor(8) as crew:
+            made = list(crew.map(lambda place: gathered.bring(place, -place), range(40)))  # noqa: B023
+        assert [some for some in made if some is not None] == [[-place for place in range(40)]]
