@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 MAX_QUERY_TOKENS = 64
 MAX_TOKENS = 512
+ENDED = 4096  # pairs that pass through the end of the last layer together
 AHEAD = 2  # topics in the hands of a GPU before the scores of the first are asked for
 
 
@@ -199,7 +200,8 @@ class CrossEncoder:
             return pair_batch(self._template, pairs.query, group, width, pad, device)
 
         def end(parts: list[torch.Tensor]) -> torch.Tensor:
-            return self._one_logit(self._forward.ended(torch.cat(parts)))
+            pieces = torch.split(torch.cat(parts), ENDED)
+            return torch.cat([self._one_logit(self._forward.ended(piece)) for piece in pieces])
 
         def begin(budget: int) -> tuple[list[NDArray[np.int64]], Callable[[], list[Any]]]:
             cut = list(self._cut(pairs.lengths, budget))

@@ -132,6 +132,7 @@ class _Pending[R]:
         finally:  # after a fault nothing goes on beside what follows, nor holds its memory
             self.cancel()
             wait(self.futures)
+            self.futures.clear()  # whose faults know the frames, and those the tensors
 
     def __del__(self) -> None:
         self.cancel()
