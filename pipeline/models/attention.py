@@ -125,9 +125,9 @@ class Own:
     def __init__(self, kernels: Kernels, shape: Sequence[int], mask: torch.Tensor | None) -> None:
         count, length = shape
         self._kernels = kernels
-        self._lengths = torch.full((count,), length, dtype=torch.int32)
+        self.lengths = torch.full((count,), length, dtype=torch.int32)
         if mask is not None:
-            self._lengths = mask.sum(dim=1, dtype=torch.int32)
+            self.lengths = mask.sum(dim=1, dtype=torch.int32)
 
     def first(self, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden states of the first positions."""
@@ -135,11 +135,11 @@ class Own:
 
     def within(self, projected: torch.Tensor, heads: int, width: int) -> torch.Tensor:
         """Context of (sequences, positions, 3 x hidden): queries, keys and values in a row."""
-        return self._kernels.attend(projected, self._lengths, heads, width)
+        return self._kernels.attend(projected, self.lengths, heads, width)
 
     def weighted(self, query: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         """Average hidden states by their products with queries, all in float32."""
-        return self._kernels.average(query, hidden, self._lengths)
+        return self._kernels.average(query, hidden, self.lengths)
 
 
 class Flat:

@@ -96,8 +96,6 @@ class Linear:
         headroom: how much louder inputs may be.
     """
 
-    is_own = False  # oneDNN multiplies
-
     def __init__(
         self,
         weight: torch.Tensor,
@@ -127,8 +125,6 @@ class Between:
         ranges: what their inputs were seen to be.
         plain: makes a linear layer of the engine's precision of a weight and a bias.
     """
-
-    is_own = False  # oneDNN multiplies
 
     def __init__(
         self,

@@ -30,9 +30,9 @@ class Linear:
             self._weight = _pack(self._weight)
 
     @property
-    def is_own(self) -> bool:
-        """Whether it is computed by our own kernels, to which any number of rows is as good."""
-        return self._own is not None
+    def laid_out(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Weight and bias, where our own kernels compute the layer."""
+        return (self._weight, self._bias) if self._own is not None else None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer to (..., in)."""

@@ -13,24 +13,50 @@ import platform
 import sys
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch.nn.functional import gelu, layer_norm, linear
+from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torch import Tensor
+    from collections.abc import Mapping, Sequence
 
 LIBRARY = Path(__file__).parents[1] / "native" / "kernels-x86_64-linux.so"
-VERSION = 5  # of the functions' arguments
+VERSION = 6  # of the functions' arguments
 LONGEST = 512  # positions
 WIDTHS = (32, 64)  # of heads
 NEEDED = ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_bf16")
 LONGEST_ROW = 4096  # numbers that go into a linear layer, or come out
 DEEPEST = 1024  # numbers of a hidden state
-AGREEMENT = 0.05  # with torch in float32, of numbers around 1
+BLOCK = 32  # rows that are multiplied together
+MOST_ROWS = 512  # that go through layers together
+CACHED = 288 * 384  # numbers of hidden states with which all that a layer makes fits the cache
+
+
+class Parts(NamedTuple):
+    """What a layer is made of: weights as laid out, the rest in float32."""
+
+    projections: Tensor
+    mix: Tensor
+    widen: Tensor
+    narrow: Tensor
+    projections_bias: Tensor
+    mix_bias: Tensor
+    widen_bias: Tensor
+    narrow_bias: Tensor
+    mixed_weight: Tensor
+    mixed_bias: Tensor
+    output_weight: Tensor
+    output_bias: Tensor
+    mixed_epsilon: float
+    output_epsilon: float
+
+
+class _Parts(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in Parts._fields[:12]),
+        *((name, ctypes.c_float) for name in Parts._fields[12:]),
+    )
 
 
 class Kernels:
@@ -55,6 +81,11 @@ class Kernels:
         self._multiply, self._lay_out = library.multiply, library.lay_out
         self._multiply.argtypes = [pointer] * 4 + [long] * 3 + [ctypes.c_int]
         self._lay_out.argtypes = [pointer] * 2 + [long] * 2
+        self._through, self._room = library.through, library.room
+        self._through.argtypes = (
+            [pointer] * 2 + [long] * 2 + [pointer] + [long] * 4 + [pointer, long]
+        )
+        self._room.argtypes, self._room.restype = [long] * 3, long
         self._tiles = tiles
 
     @property
@@ -70,7 +101,7 @@ class Kernels:
     @staticmethod
     def can_norm(hidden: int) -> bool:
         """Whether there is a kernel for hidden states of so many numbers."""
-        return hidden % 16 == 0 and 0 < hidden <= DEEPEST
+        return hidden % 32 == 0 and 0 < hidden <= DEEPEST
 
     def can_multiply(self, depth: int, width: int) -> bool:
         """Whether there is a kernel for linear layers of so many numbers in and out: by tiles."""
@@ -110,6 +141,23 @@ class Kernels:
             )
         )  # fmt: skip
         return out
+
+    def through(
+        self, exact: Tensor, lengths: Tensor, layers: Any, heads: int, width: int, between: int
+    ) -> None:
+        """Go through layers, as `Stack` says; the hidden states are changed."""
+        (count, positions, _), hidden = exact.shape, heads * width
+        _need(_is(exact, torch.float32, count, positions, hidden))
+        _need(_is(lengths, torch.int32, count))
+        rows = min(max(CACHED // hidden, positions), MOST_ROWS)
+        rows = -(-rows // BLOCK) * BLOCK
+        space = torch.empty(self._room(rows, hidden, between), dtype=torch.uint8)
+        _done(
+            self._through(
+                exact.data_ptr(), lengths.data_ptr(), count, positions, layers, len(layers),
+                heads, width, between, space.data_ptr(), rows,
+            )
+        )  # fmt: skip
 
     def attend(self, projected: Tensor, lengths: Tensor, heads: int, width: int) -> Tensor:
         """Attend within sequences; queries scaled already.
@@ -215,49 +263,42 @@ class Kernels:
         )  # fmt: skip
         return out, exact
 
-    def works(self) -> bool:
-        """Whether each function computes what torch does in float32, of random numbers."""
-        generator = torch.Generator().manual_seed(0)
 
-        def draw(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=generator).bfloat16()
+class Stack:
+    """Layers of one shape that are gone through at once, a few sequences at a time.
 
-        lengths = torch.tensor([97, 1, 16], dtype=torch.int32)
-        for width in WIDTHS:
-            projected = draw(3, 100, 3 * 3 * width)
-            made = self.attend(projected, lengths, 3, width)
-            for context, parts, length in zip(made, projected, lengths.tolist(), strict=True):
-                query, key, value = parts[:length].float().view(length, 3, 3, width).unbind(1)
-                scores = torch.einsum("qhw,khw->hqk", query, key).softmax(dim=-1)
-                expected = torch.einsum("hqk,khw->qhw", scores, value).reshape(length, -1)
-                if not _near(context[:length], expected) or bool(context[length:].any()):
-                    return False
-        queries, states = draw(3, 5, 96).float() / 8, draw(3, 100, 96).float()
-        kept = torch.arange(100) < lengths[:, None]
-        scores = (queries @ states.transpose(1, 2)).masked_fill(~kept[:, None], -torch.inf)
-        if not _near(self.average(queries, states, lengths), scores.softmax(dim=-1) @ states):
-            return False
-        for hidden in (DEEPEST, 48):
-            weight, bias, x = draw(hidden).float(), draw(hidden).float(), draw(5, hidden)
-            expected = layer_norm(x.float() + bias, (hidden,), weight, bias)
-            normed = self.norm(x, bias.expand(x.shape), weight, bias, 1e-12)
-            if not all(_near(each, expected) for each in normed):
-                return False
-        if self.can_multiply(64, 96) and not self._multiplies(draw(37, 64), draw(96, 64)):
-            return False
-        tables = draw(9, 48).float(), draw(4, 48).float(), draw(2, 48).float()
-        ids, kinds = torch.tensor([[3, 8, 0], [1, 1, 2]]), torch.tensor([[0, 1, 1], [0, 0, 1]])
-        total = tables[0][ids] + tables[1][:3] + tables[2][kinds]
-        expected = layer_norm(total, (48,), weight, bias)
-        embedded = self.embed(ids, kinds, tables, weight, bias, 1e-12)
-        return all(_near(each, expected) for each in embedded)
+    What passes between their parts stays in the cache, and padding is not computed.
 
-    def _multiplies(self, x: Tensor, weight: Tensor) -> bool:
-        bias, laid_out = weight[:, 0].float(), self.lay_out(weight)
-        expected = linear(x.float(), weight.float(), bias)
-        return _near(self.multiply(x, laid_out, bias), expected) and _near(
-            self.multiply(x, laid_out, bias, with_gelu=True), gelu(expected)
-        )
+    Args:
+        layers: with GELU, and heads for which there is a kernel.
+        heads: of each.
+    """
+
+    def __init__(self, kernels: Kernels, layers: Sequence[Parts], heads: int) -> None:
+        hidden, self._between = layers[0].mix.shape[0], layers[0].widen.shape[0]
+        self._heads, self._width = heads, hidden // heads
+        _need(hidden % heads == 0)
+        for layer in layers:
+            _need(_fits(layer, hidden, self._between))
+        self._kernels, self._kept = kernels, [*layers]  # tensors that C has the addresses of
+        self._layers = (_Parts * len(layers))()
+        for to, layer in zip(self._layers, layers, strict=True):
+            for name, part in layer._asdict().items():
+                setattr(to, name, part.data_ptr() if isinstance(part, Tensor) else part)
+
+    def __call__(self, exact: Tensor, lengths: Tensor) -> Tensor:
+        """Go through them.
+
+        Args:
+            exact: (sequences, positions, hidden), hidden states in float32, which are changed.
+            lengths: int32, tokens of each sequence; they come first.
+
+        Returns:
+            The same tensor: what comes out of the last layer, and at padding what was there.
+        """
+        shape = self._heads, self._width, self._between
+        self._kernels.through(exact, lengths, self._layers, *shape)
+        return exact
 
 
 @cache
@@ -268,12 +309,14 @@ def kernels() -> Kernels | None:
     able: Mapping[str, Any] = torch.cpu.get_capabilities()
     if not all(able.get(name) for name in NEEDED):
         return None
+    from pipeline.models import proof  # which looks at what is here
+
     try:
         library = ctypes.CDLL(str(LIBRARY))
         if library.version() != VERSION:
             return None
         made = Kernels(library, tiles=bool(able.get("amx_bf16") and library.may_use_tiles()))
-        return made if made.works() else None
+        return made if proof.holds(made) else None
     except (OSError, AttributeError, RuntimeError, ValueError):  # a file that is none, say
         return None
 
@@ -289,13 +332,18 @@ def _is(x: Tensor, dtype: torch.dtype, *shape: int) -> bool:
     return x.dtype == dtype and x.shape == shape and x.is_contiguous() and x.is_cpu
 
 
+def _fits(layer: Parts, hidden: int, between: int) -> bool:
+    wide = 3 * hidden
+    shapes = (wide, hidden), (hidden, hidden), (between, hidden), (hidden, between)
+    sizes = wide, hidden, between, *[hidden] * 5
+    return all(
+        _is(weight, torch.bfloat16, *shape) for weight, shape in zip(layer[:4], shapes, strict=True)
+    ) and all(_is(row, torch.float32, size) for row, size in zip(layer[4:12], sizes, strict=True))
+
+
 def _need(fits: bool) -> None:
     if not fits:
         raise ValueError("there is no kernel for such tensors")
-
-
-def _near(made: Tensor, expected: Tensor) -> bool:
-    return torch.allclose(made.float(), expected, rtol=0.02, atol=AGREEMENT)
 
 
 def _done(problem: int) -> None:

@@ -17,7 +17,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define VERSION 5
+#define VERSION 6
 #define AVX __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")))
 #define AMX __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16")))
 #define INLINE static inline __attribute__((always_inline))
@@ -26,16 +26,29 @@
 #define SETTLED __asm__ volatile("" ::: "memory")
 
 enum {
-    ROWS = 16,      /* queries that are computed together: the rows of a tile */
+    ROWS = 32,      /* queries that are computed together: the rows of two tiles */
     STEP = 32,      /* keys in one step of the second multiplication */
     LONGEST = 512,  /* positions of a sequence */
     DEEPEST = 1024, /* numbers of a hidden state */
     BLOCK = 32,     /* rows and columns that are multiplied together: two tiles each way */
-    WIDEST_BLOCKS = 128, /* blocks side by side */
-    DEEPEST_ROW = 4096,  /* numbers that go into a linear layer */
-    SOON = 6,            /* words ahead whose embeddings are fetched */
-    LINES = 3,           /* of the next block's rows that are fetched in a step of this one */
+    GROUP = 32,     /* numbers of a row that lie side by side at least: 64 bytes */
+    LONGEST_ROW = 4096, /* numbers that go into a linear layer, or come out */
+    MOST_ROWS = 512,    /* rows that are multiplied by a panel of weights before the next comes */
+    SOON = 6,           /* words ahead whose embeddings are fetched */
 };
+
+/* Rows in bf16: number j of row i is at[i * row + j / GROUP * group + j % GROUP]. Where the numbers
+   of a row lie side by side, `group` is GROUP; where those groups lie far apart and rows are 64
+   bytes, a tile is a kilobyte in one piece, and a head's rows follow each other. */
+typedef struct {
+    uint16_t *at;
+    long row, group;
+} Rows;
+
+INLINE Rows beyond(Rows rows, long i, long j) {
+    rows.at += i * rows.row + j / GROUP * rows.group + j % GROUP;
+    return rows;
+}
 
 int version(void) { return VERSION; }
 
@@ -74,16 +87,14 @@ AVX INLINE __m512 power(__m512 t) {
 /* ------------------------------------------------------------------ operands of multiplications */
 
 /* Keys as the second operand: 16 keys at a time, [16 pairs of numbers][16 keys][2] for each 32
-   numbers of a head. Keys behind the last are zero. */
-AVX INLINE void lay_out_keys(
-    uint16_t *to, const uint16_t *from, long stride, int keys, int width
-) {
-    for (int first = 0; first < keys; first += 16)
+   numbers of a head. Keys behind the last, up to `until`, are zero. */
+AVX INLINE void lay_out_keys(uint16_t *to, Rows from, int keys, int until, int width) {
+    for (int first = 0; first < until; first += 16)
         for (int part = 0; part < width; part += 32) {
             __m512i r[16], s[16];
             for (int i = 0; i < 16; i++)
                 r[i] = first + i < keys
-                    ? _mm512_loadu_si512(from + (first + i) * stride + part)
+                    ? _mm512_loadu_si512(beyond(from, first + i, part).at)
                     : _mm512_setzero_si512();
             for (int i = 0; i < 16; i += 2) { /* a transposition of 16 by 16 pairs */
                 s[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
@@ -109,20 +120,24 @@ AVX INLINE void lay_out_keys(
         }
 }
 
-/* Values as the second operand: [pairs of keys][numbers][2]. Keys behind the last are zero. */
-AVX INLINE void lay_out_values(
-    uint16_t *to, const uint16_t *from, long stride, int keys, int width
-) {
+/* Values as the second operand: [pairs of keys][numbers][2], of 32 numbers first those that `in_order`
+   puts first. Keys behind the last are zero. */
+AVX INLINE void lay_out_values(uint16_t *to, Rows from, int keys, int width) {
     int until = (keys + STEP - 1) / STEP * STEP;
     for (int key = 0; key < until; key += 2)
-        for (int part = 0; part < width; part += 16, to += 32) {
-            __m256i a = _mm256_setzero_si256(), b = a;
-            if (key < keys) a = _mm256_loadu_si256((const __m256i *)(from + key * stride + part));
-            if (key + 1 < keys)
-                b = _mm256_loadu_si256((const __m256i *)(from + (key + 1) * stride + part));
-            __m512i low = _mm512_cvtepu16_epi32(a), high = _mm512_cvtepu16_epi32(b);
-            _mm512_store_si512(to, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+        for (int part = 0; part < width; part += 32, to += 64) {
+            __m512i a = _mm512_setzero_si512(), b = a;
+            if (key < keys) a = _mm512_loadu_si512(beyond(from, key, part).at);
+            if (key + 1 < keys) b = _mm512_loadu_si512(beyond(from, key + 1, part).at);
+            _mm512_store_si512(to, _mm512_unpacklo_epi16(a, b));
+            _mm512_store_si512(to + 32, _mm512_unpackhi_epi16(a, b));
         }
+}
+
+/* 32 numbers of a context in bf16, in the order of the value's: fours of them take turns. */
+AVX INLINE __m512i in_order(__m512 first, __m512 second) {
+    __m512i turns = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+    return _mm512_permutexvar_epi64(turns, (__m512i)_mm512_cvtne2ps_pbh(second, first));
 }
 
 /* ------------------------------------------------------------------ multiplications */
@@ -156,9 +171,9 @@ AMX INLINE void end_tiles(const Tiles *before) {
         _tile_release();
 }
 
-/* Scores of 16 queries: (16, keys), `out` with LONGEST numbers a row. */
+/* Scores of ROWS queries: (ROWS, keys), `out` with `apart` numbers a row. */
 AVX INLINE void scores_by_dots(
-    float *out, const uint16_t *queries, const uint16_t *keys, int count, int width
+    float *out, const uint16_t *queries, const uint16_t *keys, int count, int width, long apart
 ) {
     for (int first = 0; first < count; first += 16, keys += 16 * width)
         for (int row = 0; row < ROWS; row += 8) {
@@ -172,28 +187,39 @@ AVX INLINE void scores_by_dots(
                     sum[i] = _mm512_dpbf16_ps(sum[i], (__m512bh)_mm512_set1_epi32(both), key);
                 }
             }
-            for (int i = 0; i < 8; i++) _mm512_store_ps(out + (row + i) * LONGEST + first, sum[i]);
+            for (int i = 0; i < 8; i++) _mm512_store_ps(out + (row + i) * apart + first, sum[i]);
         }
 }
 
 AMX INLINE void scores_by_tiles(
-    float *out, const uint16_t *queries, const uint16_t *keys, int count, int width
+    float *out, const uint16_t *queries, const uint16_t *keys, int count, int width, long apart
 ) {
-    for (int first = 0; first < count; first += 16, keys += 16 * width) {
+    for (int first = 0; first < count; first += 32, keys += 32 * width) {
         SETTLED;
         _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
         for (int part = 0; part < width; part += 32) {
             _tile_loadd(4, queries + part, 2 * width);
+            _tile_loadd(5, queries + 16 * width + part, 2 * width);
             _tile_loadd(6, keys + 16 * part, 64);
+            _tile_loadd(7, keys + 16 * width + 16 * part, 64);
             _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
         }
-        _tile_stored(0, out + first, 4 * LONGEST);
+        _tile_stored(0, out + first, 4 * apart);
+        _tile_stored(1, out + first + 16, 4 * apart);
+        _tile_stored(2, out + 16 * apart + first, 4 * apart);
+        _tile_stored(3, out + 16 * apart + first + 16, 4 * apart);
     }
 }
 
-/* Context of 16 queries: (16, width), of weights with LONGEST numbers a row. */
+/* Context of ROWS queries: (ROWS, width), of weights with `apart` numbers a row. */
 AVX INLINE void context_by_dots(
-    float *out, const uint16_t *weights, const uint16_t *values, int keys, int width
+    float *out, const uint16_t *weights, const uint16_t *values, int keys, int width, long apart
 ) {
     for (int part = 0; part < width; part += 32)
         for (int row = 0; row < ROWS; row += 8) {
@@ -205,7 +231,7 @@ AVX INLINE void context_by_dots(
                 __m512bh b = (__m512bh)_mm512_load_si512(at + 32);
                 for (int i = 0; i < 8; i++) {
                     int32_t both;
-                    memcpy(&both, weights + (row + i) * LONGEST + 2 * pair, 4);
+                    memcpy(&both, weights + (row + i) * apart + 2 * pair, 4);
                     __m512bh weight = (__m512bh)_mm512_set1_epi32(both);
                     sum[i][0] = _mm512_dpbf16_ps(sum[i][0], weight, a);
                     sum[i][1] = _mm512_dpbf16_ps(sum[i][1], weight, b);
@@ -219,22 +245,29 @@ AVX INLINE void context_by_dots(
 }
 
 AMX INLINE void context_by_tiles(
-    float *out, const uint16_t *weights, const uint16_t *values, int keys, int width
+    float *out, const uint16_t *weights, const uint16_t *values, int keys, int width, long apart
 ) {
     for (int part = 0; part < width; part += 32) {
         SETTLED;
         _tile_zero(0);
         _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
         for (int key = 0; key < keys; key += STEP) {
             const uint16_t *at = values + key * width + 2 * part;
-            _tile_loadd(4, weights + key, 2 * LONGEST);
+            _tile_loadd(4, weights + key, 2 * apart);
+            _tile_loadd(5, weights + 16 * apart + key, 2 * apart);
             _tile_loadd(6, at, 4 * width);
             _tile_loadd(7, at + 32, 4 * width);
             _tile_dpbf16ps(0, 4, 6);
             _tile_dpbf16ps(1, 4, 7);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
         }
         _tile_stored(0, out + part, 4 * width);
         _tile_stored(1, out + part + 16, 4 * width);
+        _tile_stored(2, out + 16 * width + part, 4 * width);
+        _tile_stored(3, out + 16 * width + part + 16, 4 * width);
     }
 }
 
@@ -258,28 +291,48 @@ AVX INLINE float largest(const float *scores, int count) {
     return _mm512_reduce_max_ps(most);
 }
 
+/* e to 16 scores less `most`, good for bf16: to 1e-4 of it. Beyond 2 to 127 it is about that, which is
+   what `softmax` looks for; what is no number stays none. */
+AVX INLINE __m512 roughly_raised(const float *scores, float most) {
+    const __m512 whole = _mm512_set1_ps(12582912.0f); /* 3 x 2^22: adding it leaves no fraction */
+    __m512 t = _mm512_sub_ps(_mm512_load_ps(scores), _mm512_set1_ps(most));
+    t = _mm512_mul_ps(t, _mm512_set1_ps(1.44269504088896341f));
+    t = _mm512_max_ps(_mm512_set1_ps(-125.0f), _mm512_min_ps(_mm512_set1_ps(127.0f), t));
+    __m512 n = _mm512_add_ps(t, whole);
+    __m512 f = _mm512_sub_ps(t, _mm512_sub_ps(n, whole)); /* -1/2 to 1/2 */
+    __m512 p = _mm512_set1_ps(5.517168985e-2f); /* 2^f, minimax */
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.426111740e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.932609868e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.999280705e-1f));
+    __m512i exponent = _mm512_slli_epi32(_mm512_castps_si512(n), 23);
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), exponent));
+}
+
 /* Weights of one query in bf16, until the end of a step; returns the sum of what they were rounded
    to, so that one that outweighs all others has the whole. */
 AVX INLINE float weigh(uint16_t *weights, const float *scores, int keys, float most) {
-    int until = (keys + STEP - 1) / STEP * STEP;
+    const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
     __m512 sum = _mm512_setzero_ps();
-    int i = 0;
-    for (; i + 16 <= keys; i += 16) {
-        __m512 e = raised(scores + i, most, 0xffff);
-        sum = _mm512_add_ps(sum, narrowed(weights + i, e));
-    }
-    for (; i < until; i += 16) {
-        __m512 e = raised(scores + i, most, i < keys ? among(keys - i) : 0);
-        sum = _mm512_add_ps(sum, narrowed(weights + i, e));
+    for (int i = 0; i < keys; i += STEP) {
+        __m512 a = roughly_raised(scores + i, most), b = roughly_raised(scores + i + 16, most);
+        if (i + STEP > keys) {
+            a = _mm512_maskz_mov_ps(among(keys - i), a);
+            b = _mm512_maskz_mov_ps(i + 16 < keys ? among(keys - i - 16) : 0, b);
+        }
+        __m512bh both = _mm512_cvtne2ps_pbh(b, a);
+        _mm512_store_si512(weights + i, (__m512i)both);
+        sum = _mm512_dpbf16_ps(sum, both, ones);
     }
     return _mm512_reduce_add_ps(sum);
 }
 
-/* Weights of 16 queries, not yet divided by their sums, whose reciprocals are returned in `shares`.
+/* Weights of some queries, not yet divided by their sums, whose reciprocals are returned in `shares`.
    The largest score is looked for, and left out of all, only where sums leave the range of floats,
    or come near. Keys between the last one and the end of its step get no weight. */
-AVX INLINE void softmax(uint16_t *weights, float *shares, const float *scores, int keys) {
-    for (int row = 0; row < ROWS; row++, scores += LONGEST, weights += LONGEST) {
+AVX INLINE void softmax(
+    uint16_t *weights, float *shares, const float *scores, int rows, int keys, long apart
+) {
+    for (int row = 0; row < rows; row++, scores += apart, weights += apart) {
         float sum = weigh(weights, scores, keys, 0);
         if (!(sum > 1e-30f && sum < 1e30f))
             sum = weigh(weights, scores, keys, largest(scores, keys));
@@ -287,38 +340,42 @@ AVX INLINE void softmax(uint16_t *weights, float *shares, const float *scores, i
     }
 }
 
+/* All heads of one sequence, whose first row is that of `projected` and `context`. */
 #define ATTEND(name, target, scores_of, context_of, width)                                         \
-    target static void name(                                                                       \
-        const uint16_t *from, const int32_t *lengths, uint16_t *to, long count, long positions,    \
-        long heads                                                                                 \
-    ) {                                                                                            \
+    target static void name(Rows projected, Rows context, int length, long heads) {                \
         _Alignas(64) uint16_t keys[LONGEST * width], values[LONGEST * width];                      \
         _Alignas(64) uint16_t queries[ROWS * width], weights[ROWS * LONGEST];                      \
-        _Alignas(64) float scores[ROWS * LONGEST], context[ROWS * width], shares[ROWS];            \
-        long hidden = heads * width, stride = 3 * hidden;                                          \
-        for (long each = 0; each < count; each++) {                                                \
-            int length = lengths[each];                                                            \
-            uint16_t *out = to + each * positions * hidden;                                        \
-            memset(out + length * hidden, 0, 2 * (positions - length) * hidden);                   \
-            for (long head = 0; head < heads; head++) {                                            \
-                const uint16_t *at = from + each * positions * stride + head * width;              \
-                lay_out_keys(keys, at + hidden, stride, length, width);                            \
-                lay_out_values(values, at + 2 * hidden, stride, length, width);                    \
-                for (int row = 0; row < length; row += ROWS) {                                     \
-                    int rows = length - row < ROWS ? length - row : ROWS;                          \
-                    for (int i = 0; i < rows; i++)                                                 \
-                        memcpy(queries + i * width, at + (row + i) * stride, 2 * width);           \
-                    memset(queries + rows * width, 0, 2 * (ROWS - rows) * width);                  \
-                    scores_of(scores, queries, keys, length, width);                               \
-                    softmax(weights, shares, scores, length);                                      \
-                    context_of(context, weights, values, (length + STEP - 1) / STEP * STEP, width);\
-                    for (int i = 0; i < rows; i++)                                                 \
-                        for (int part = 0; part < width; part += 16) {                             \
-                            __m512 x = _mm512_load_ps(context + i * width + part);                 \
-                            x = _mm512_mul_ps(x, _mm512_set1_ps(shares[i]));                       \
-                            narrowed(out + (row + i) * hidden + head * width + part, x);           \
-                        }                                                                          \
-                }                                                                                  \
+        _Alignas(64) float scores[ROWS * LONGEST], sums[ROWS * width], shares[ROWS];               \
+        long apart = (length + STEP - 1) / STEP * STEP; /* rows side by side fill the cache evenly */ \
+        for (long head = 0; head < heads; head++) {                                                \
+            Rows key = beyond(projected, 0, (heads + head) * width);                               \
+            Rows value = beyond(projected, 0, (2 * heads + head) * width);                         \
+            lay_out_keys(keys, key, length, apart, width);                                         \
+            lay_out_values(values, value, length, width);                                          \
+            for (int row = 0; row < length; row += ROWS) {                                         \
+                int rows = length - row < ROWS ? length - row : ROWS;                              \
+                for (int i = 0; i < rows; i++)                                                     \
+                    for (int part = 0; part < width; part += 32)                                   \
+                        memcpy(                                                                    \
+                            queries + i * width + part,                                            \
+                            beyond(projected, row + i, head * width + part).at, 64                 \
+                        );                                                                         \
+                memset(queries + rows * width, 0, 2 * (ROWS - rows) * width);                      \
+                memset(weights + rows * apart, 0, 2 * (ROWS - rows) * apart);                      \
+                scores_of(scores, queries, keys, apart, width, apart);                             \
+                softmax(weights, shares, scores, rows, length, apart);                             \
+                context_of(sums, weights, values, apart, width, apart);                            \
+                for (int i = 0; i < rows; i++)                                                     \
+                    for (int part = 0; part < width; part += 32) {                                 \
+                        const float *at = sums + i * width + part;                                 \
+                        __m512 share = _mm512_set1_ps(shares[i]);                                  \
+                        __m512 first = _mm512_mul_ps(_mm512_load_ps(at), share);                   \
+                        __m512 second = _mm512_mul_ps(_mm512_load_ps(at + 16), share);             \
+                        _mm512_storeu_si512(                                                       \
+                            beyond(context, row + i, head * width + part).at,                      \
+                            in_order(first, second)                                                \
+                        );                                                                         \
+                    }                                                                              \
             }                                                                                      \
         }                                                                                          \
     }
@@ -327,6 +384,13 @@ ATTEND(attend_32_by_dots, AVX, scores_by_dots, context_by_dots, 32)
 ATTEND(attend_64_by_dots, AVX, scores_by_dots, context_by_dots, 64)
 ATTEND(attend_32_by_tiles, AMX, scores_by_tiles, context_by_tiles, 32)
 ATTEND(attend_64_by_tiles, AMX, scores_by_tiles, context_by_tiles, 64)
+
+typedef void Attend(Rows, Rows, int, long);
+
+static Attend *attends(long width, int tiles) {
+    if (tiles) return width == 32 ? attend_32_by_tiles : attend_64_by_tiles;
+    return width == 32 ? attend_32_by_dots : attend_64_by_dots;
+}
 
 /* Ask Linux for the tiles, once in a process: 1 if they may be used. */
 int may_use_tiles(void) {
@@ -347,18 +411,17 @@ AMX int attend(
     if ((width != 32 && width != 64) || positions < 1 || positions > LONGEST) return 1;
     for (long each = 0; each < count; each++)
         if (lengths[each] < 0 || lengths[each] > positions) return 1;
-    if (!tiles) {
-        (width == 32 ? attend_32_by_dots : attend_64_by_dots)(
-            projected, lengths, context, count, positions, heads
-        );
-        return 0;
-    }
     Tiles before;
-    begin_tiles(&before);
-    (width == 32 ? attend_32_by_tiles : attend_64_by_tiles)(
-        projected, lengths, context, count, positions, heads
-    );
-    end_tiles(&before);
+    if (tiles) begin_tiles(&before);
+    Attend *one = attends(width, tiles);
+    long hidden = heads * width;
+    for (long each = 0; each < count; each++) {
+        uint16_t *to = context + each * positions * hidden;
+        Rows from = {(uint16_t *)projected + each * positions * 3 * hidden, 3 * hidden, GROUP};
+        one(from, (Rows){to, hidden, GROUP}, lengths[each], heads);
+        memset(to + lengths[each] * hidden, 0, 2 * (positions - lengths[each]) * hidden);
+    }
+    if (tiles) end_tiles(&before);
     return 0;
 }
 
@@ -434,67 +497,97 @@ AVX int average(
 
 /* ------------------------------------------------------------------ linear layers */
 
-/* The exact GELU, x Phi(x), to 2e-5: Phi(x) = 1/2 + x P(x^2), P a minimax polynomial between -4.5
-   and 4.5, beyond which Phi is 0 or 1 to 4e-8. */
+/* x Phi(-x), as a parabola around each of 32 numbers from 0 to 4.92, to 1.7e-5. */
+static const _Alignas(64) float tail[3][32] = {
+    {
+        -3.2936225e-07f, 1.0365539e-04f, 1.8420694e-03f, 8.9695426e-03f, 2.6172681e-02f, 5.7272431e-02f, 1.0361976e-01f, 1.6319856e-01f,
+        2.3070207e-01f, 2.9853058e-01f, 3.5838306e-01f, 4.0296924e-01f, 4.2738470e-01f, 4.2984143e-01f, 4.1166297e-01f, 3.7665817e-01f,
+        3.3012286e-01f, 2.7775845e-01f, 2.2475098e-01f, 1.7515844e-01f, 1.3164599e-01f, 9.5521785e-02f, 6.6976212e-02f, 4.5416452e-02f,
+        2.9804822e-02f, 1.8941276e-02f, 1.1663218e-02f, 6.9618411e-03f, 4.0300800e-03f, 2.2633648e-03f, 1.2336649e-03f, 6.5279566e-04f,
+    },
+    {
+        5.0000000e-01f, 4.9796674e-01f, 4.8389581e-01f, 4.4840300e-01f, 3.8676813e-01f, 2.9984030e-01f, 1.9367677e-01f, 7.8085504e-02f,
+        -3.5500802e-02f, -1.3627021e-01f, -2.1588571e-01f, -2.6960236e-01f, -2.9652938e-01f, -2.9913640e-01f, -2.8225467e-01f, -2.5188142e-01f,
+        -2.1406621e-01f, -1.7407085e-01f, -1.3588500e-01f, -1.0208265e-01f, -7.3940828e-02f, -5.1714286e-02f, -3.4966018e-02f, -2.2877729e-02f,
+        -1.4496425e-02f, -8.9019444e-03f, -5.3007286e-03f, -3.0621646e-03f, -1.7169223e-03f, -9.3468477e-04f, -4.9421471e-04f, -2.5388045e-04f,
+    },
+    {
+        -3.9852384e-01f, -3.8859022e-01f, -3.5989371e-01f, -3.1556714e-01f, -2.6026902e-01f, -1.9946326e-01f, -1.3862680e-01f, -8.2533449e-02f,
+        -3.4733754e-02f, 2.7038604e-03f, 2.9185800e-02f, 4.5367844e-02f, 5.2792944e-02f, 5.3482931e-02f, 4.9563225e-02f, 4.2973969e-02f,
+        3.5291020e-02f, 2.7653437e-02f, 2.0775830e-02f, 1.5015553e-02f, 1.0465100e-02f, 7.0460420e-03f, 4.5892969e-03f, 2.8947906e-03f,
+        1.7698471e-03f, 1.0495654e-03f, 6.0407742e-04f, 3.3759649e-04f, 1.8327600e-04f, 9.6687327e-05f, 4.9581820e-05f, 2.4721772e-05f,
+    },
+};
+
+/* The exact GELU, x Phi(x), to 2e-5: what is positive, less that tail on both sides. */
 AVX INLINE __m512 gelu(__m512 x) {
-    static const float of[] = {
-        6.741851e-4f, -2.135153e-3f, 3.3573252e-3f, -5.6399447e-3f, 1.097865e-2f, -1.8780136e-2f,
-        2.841591e-2f, -4.0163174e-2f, 5.468834e-2f, -7.71907e-2f, 1.5690582e-1f,
-    };
-    const __m512 end = _mm512_set1_ps(4.5f);
-    __m512 y = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-4.5f)), end);
-    __m512 s = _mm512_fmsub_ps(
-        _mm512_mul_ps(y, y), _mm512_set1_ps(2 / 20.25f), _mm512_set1_ps(1.0f)
-    );
-    __m512 p = _mm512_set1_ps(of[0]);
-    for (int i = 1; i < 11; i++) p = _mm512_fmadd_ps(p, s, _mm512_set1_ps(of[i]));
-    return _mm512_mul_ps(x, _mm512_fmadd_ps(y, p, _mm512_set1_ps(0.5f)));
+    const __m512i nan_for_minus_infinity = _mm512_set1_epi32(0x30000); /* as torch has it */
+    __m512 y = _mm512_min_ps(_mm512_set1_ps(4.99f), _mm512_abs_ps(x));
+    /* Added to 3 x 2^22 it leaves no fraction, and the last bits say which parabola it is. */
+    __m512i which = (__m512i)_mm512_fmadd_ps(y, _mm512_set1_ps(6.3f), _mm512_set1_ps(12582912.0f));
+    __m512 a = _mm512_permutex2var_ps(_mm512_load_ps(tail[0]), which, _mm512_load_ps(tail[0] + 16));
+    __m512 b = _mm512_permutex2var_ps(_mm512_load_ps(tail[1]), which, _mm512_load_ps(tail[1] + 16));
+    __m512 c = _mm512_permutex2var_ps(_mm512_load_ps(tail[2]), which, _mm512_load_ps(tail[2] + 16));
+    a = _mm512_fmadd_ps(_mm512_fmadd_ps(c, y, b), y, a);
+    a = _mm512_sub_ps(_mm512_max_ps(x, _mm512_setzero_ps()), a);
+    return _mm512_fixupimm_ps(a, x, nan_for_minus_infinity, 0);
+}
+
+/* Of rows so long, how much is multiplied at once: a panel of weights fits the first cache. */
+INLINE long part_of(long depth) {
+    return depth <= 512 ? depth : depth % 512 == 0 ? 512 : 384;
+}
+
+static int can_multiply(long depth, long width) {
+    return depth >= 32 && depth % 32 == 0 && depth % part_of(depth) == 0 && depth <= LONGEST_ROW &&
+        width >= BLOCK && width % BLOCK == 0 && width <= LONGEST_ROW;
 }
 
 /* A block whose sums are there: (BLOCK, BLOCK) floats, and where they belong. */
 typedef struct {
-    const float *sums;
-    long row, column;
+    const float *sums, *bias;
+    uint16_t *to;
+    int rows; /* that are wanted */
 } Done;
 
 /* What becomes of one row of a block's sums. */
-AVX INLINE void finish(
-    Done done, int row, const float *bias, uint16_t *out, long width, int with_gelu
-) {
+AVX INLINE void finish(Done done, int row, long apart, int with_gelu) {
     const float *sums = done.sums + row * BLOCK;
-    long at = (done.row + row) * width + done.column;
-    __m512 a = _mm512_add_ps(_mm512_load_ps(sums), _mm512_loadu_ps(bias + done.column));
-    __m512 b = _mm512_add_ps(_mm512_load_ps(sums + 16), _mm512_loadu_ps(bias + done.column + 16));
+    __m512 a = _mm512_add_ps(_mm512_load_ps(sums), _mm512_loadu_ps(done.bias));
+    __m512 b = _mm512_add_ps(_mm512_load_ps(sums + 16), _mm512_loadu_ps(done.bias + 16));
     if (with_gelu) {
         a = gelu(a);
         b = gelu(b);
     }
-    _mm512_storeu_si512(out + at, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+    _mm512_storeu_si512(done.to + row * apart, (__m512i)_mm512_cvtne2ps_pbh(b, a));
 }
 
-/* Rows of `x`, of which there are BLOCK or more; `real` of each block's are wanted, all but where
-   there were fewer. Blocks of 32 rows stay in the first cache while the weights pass by; long rows
-   are cut into `part` numbers, whose sums wait in memory. Weights are read past the first cache,
-   where they would push out the rows. While tiles multiply, the block before is finished, and the
-   rows of the next are fetched. */
-AMX INLINE void multiply_blocks(
-    const uint16_t *x, const uint16_t *weights, const float *bias, uint16_t *out, long rows, int real,
-    long depth, long width, long part, int with_gelu
+/* A linear layer: what `multiply` says, of `rows` from BLOCK to MOST_ROWS. A panel of weights, for 32
+   numbers that come out, stays in the first cache while all rows pass by, past that cache, which they
+   would fill. Long rows are cut into `part` numbers, whose sums wait in memory. While tiles multiply,
+   the block before is finished, and the weights that follow are fetched: at last those of `next`. */
+AMX INLINE void multiply_rows(
+    Rows x, const uint16_t *weights, const float *bias, Rows out, long rows, long wanted, long depth,
+    long width, int with_gelu, const uint16_t *next
 ) {
-    _Alignas(64) static _Thread_local float sums[WIDEST_BLOCKS][BLOCK * BLOCK];
-    Done before = {0, 0, 0};
-    for (long row = 0; row < rows; row += BLOCK) {
-        if (row > rows - BLOCK) row = rows - BLOCK; /* some are computed twice */
-        const uint16_t *soon = x + (row + BLOCK) * depth;
-        const uint16_t *end = x + (row + 2 * BLOCK <= rows ? row + 2 * BLOCK : rows) * depth;
-        for (long start = 0; start < depth; start += part)
-            for (long column = 0; column < width; column += BLOCK) {
-                long block = column / BLOCK;
-                float *here = sums[part < depth ? block : block % 2];
-                const uint16_t *left = x + row * depth + start;
-                const uint16_t *right = weights + column * depth + start * BLOCK;
-                int finished = before.sums ? 0 : real;
-                int each = (int)((BLOCK * 32 + part - 1) / part); /* rows in a step */
+    _Alignas(64) static _Thread_local float sums[MOST_ROWS / BLOCK][BLOCK * BLOCK];
+    long part = part_of(depth);
+    int each = (int)((BLOCK * 32 + part - 1) / part); /* rows that are finished in a step */
+    int lines = (int)((BLOCK * 32 + rows - 1) / rows); /* that are fetched in one */
+    Done before = {0, 0, 0, 0};
+    for (long column = 0; column < width; column += BLOCK)
+        for (long start = 0; start < depth; start += part) {
+            const uint16_t *right = weights + column * depth + start * BLOCK;
+            const uint16_t *soon = right + part * BLOCK, *end = soon + part * BLOCK;
+            if (column + BLOCK == width && start + part == depth) {
+                soon = next;
+                end = next ? next + part * BLOCK : next;
+            }
+            for (long n = 0; n < rows; n += BLOCK) {
+                long row = n < rows - BLOCK ? n : rows - BLOCK; /* some are computed twice */
+                float *here = sums[part < depth ? n / BLOCK : n / BLOCK % 2];
+                const uint16_t *left = beyond(x, row, start).at;
+                int both = wanted > row + 16, finished = 0;
                 SETTLED;
                 if (start) {
                     _tile_loadd(0, here, 4 * BLOCK);
@@ -507,41 +600,56 @@ AMX INLINE void multiply_blocks(
                     _tile_zero(2);
                     _tile_zero(3);
                 }
-                for (long at = 0; at < part; at += 32) {
-                    _tile_loadd(4, left + at, 2 * depth);
-                    _tile_stream_loadd(6, right + BLOCK * at, 64);
-                    _tile_stream_loadd(7, right + BLOCK * at + 16 * 32, 64);
-                    _tile_loadd(5, left + 16 * depth + at, 2 * depth);
+                for (long at = 0; at < part; at += 32, left += x.group) {
+                    _tile_stream_loadd(4, left, 2 * x.row);
+                    _tile_loadd(6, right + BLOCK * at, 64);
+                    _tile_loadd(7, right + BLOCK * at + 16 * 32, 64);
                     _tile_dpbf16ps(0, 4, 6);
                     _tile_dpbf16ps(1, 4, 7);
-                    _tile_dpbf16ps(2, 5, 6);
-                    _tile_dpbf16ps(3, 5, 7);
-                    for (int i = 0; i < LINES && soon < end; i++, soon += 32)
-                        __builtin_prefetch(soon, 0, 2);
-                    for (int i = 0; i < each && finished < real; i++, finished++)
-                        finish(before, finished, bias, out, width, with_gelu);
+                    if (both) {
+                        _tile_stream_loadd(5, left + 16 * x.row, 2 * x.row);
+                        _tile_dpbf16ps(2, 5, 6);
+                        _tile_dpbf16ps(3, 5, 7);
+                    }
+                    for (int i = 0; i < lines && soon < end; i++, soon += 32)
+                        __builtin_prefetch(soon);
+                    for (int i = 0; i < each && finished < before.rows; i++, finished++)
+                        finish(before, finished, out.row, with_gelu);
                 }
-                for (; finished < real; finished++)
-                    finish(before, finished, bias, out, width, with_gelu);
-                before.sums = 0;
+                for (; finished < before.rows; finished++)
+                    finish(before, finished, out.row, with_gelu);
+                before.rows = 0;
                 _tile_stored(0, here, 4 * BLOCK);
                 _tile_stored(1, here + 16, 4 * BLOCK);
                 _tile_stored(2, here + 16 * BLOCK, 4 * BLOCK);
                 _tile_stored(3, here + 16 * BLOCK + 16, 4 * BLOCK);
-                if (start + part == depth) before = (Done){here, row, column};
+                if (start + part == depth) {
+                    int left_over = wanted - row < BLOCK ? (int)(wanted - row) : BLOCK;
+                    before = (Done){here, bias + column, beyond(out, row, column).at, left_over};
+                }
             }
-    }
-    for (int row = 0; row < real; row++)
-        finish(before, row, bias, out, width, with_gelu);
+        }
+    for (int row = 0; row < before.rows; row++) finish(before, row, out.row, with_gelu);
+}
+
+AMX static void multiply_by(
+    Rows x, const uint16_t *weights, const float *bias, Rows out, long rows, long wanted, long depth,
+    long width, int with_gelu, const uint16_t *next
+) {
+    if (with_gelu)
+        multiply_rows(x, weights, bias, out, rows, wanted, depth, width, 1, next);
+    else
+        multiply_rows(x, weights, bias, out, rows, wanted, depth, width, 0, next);
 }
 
 /* Weights (width, depth) as `multiply` wants them, of the same size. */
 AVX int lay_out(const uint16_t *from, uint16_t *to, long depth, long width) {
     if (depth % 32 || width % BLOCK || (intptr_t)to % 64) return 1;
+    Rows all = {(uint16_t *)from, depth, GROUP};
     for (long row = 0; row < width; row += BLOCK)
         for (long start = 0; start < depth; start += 32)
             for (long half = 0; half < BLOCK; half += 16, to += 16 * 32)
-                lay_out_keys(to, from + (row + half) * depth + start, depth, 16, 32);
+                lay_out_keys(to, beyond(all, row + half, start), 16, 16, 32);
     return 0;
 }
 
@@ -553,11 +661,9 @@ AMX int multiply(
     const uint16_t *x, const uint16_t *weights, const float *bias, uint16_t *out, long rows,
     long depth, long width, int with_gelu
 ) {
-    _Alignas(64) static _Thread_local uint16_t few[BLOCK * DEEPEST_ROW];
-    long part = depth <= 512 ? depth : depth % 512 == 0 ? 512 : 384;
-    int real = rows < BLOCK ? (int)rows : BLOCK;
-    if (rows < 1 || depth < 32 || depth % 32 || depth % part || depth > DEEPEST_ROW) return 1;
-    if (width < BLOCK || width % BLOCK || width > WIDEST_BLOCKS * BLOCK) return 1;
+    _Alignas(64) static _Thread_local uint16_t few[BLOCK * LONGEST_ROW];
+    if (rows < 1 || !can_multiply(depth, width)) return 1;
+    long wanted = rows;
     if (rows < BLOCK) {
         memcpy(few, x, 2 * rows * depth);
         memset(few + rows * depth, 0, 2 * (BLOCK - rows) * depth);
@@ -566,42 +672,69 @@ AMX int multiply(
     }
     Tiles before;
     begin_tiles(&before);
-    if (with_gelu)
-        multiply_blocks(x, weights, bias, out, rows, real, depth, width, part, 1);
-    else
-        multiply_blocks(x, weights, bias, out, rows, real, depth, width, part, 0);
+    for (long row = 0; row < rows; row += MOST_ROWS) {
+        if (row > rows - BLOCK) row = rows - BLOCK; /* some are computed twice */
+        long some = rows - row < MOST_ROWS ? rows - row : MOST_ROWS;
+        multiply_by(
+            (Rows){(uint16_t *)x + row * depth, depth, GROUP}, weights, bias,
+            (Rows){out + row * width, width, GROUP}, some, wanted - row, depth, width, with_gelu, 0
+        );
+    }
     end_tiles(&before);
     return 0;
 }
 
 /* ------------------------------------------------------------------ rows */
 
-/* Norm of a row of floats in `row`, which is overwritten; rounded and exact. */
+/* Norm of a row of floats in `row`, which is overwritten; `sum` is that of its even and odd sixteens:
+   one alone would wait for itself. Rounded, groups of numbers `group` apart, and exact. */
 AVX INLINE void normed(
-    uint16_t *to, float *exact, float *row, const float *weight, const float *bias, long width,
-    float epsilon
+    uint16_t *to, long group, float *exact, float *row, __m512 sum[2], const float *weight,
+    const float *bias, long width, float epsilon
 ) {
-    __m512 sum = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
-    for (long i = 0; i < width; i += 16) sum = _mm512_add_ps(sum, _mm512_load_ps(row + i));
-    __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / (float)width);
-    for (long i = 0; i < width; i += 16) {
-        __m512 x = _mm512_sub_ps(_mm512_load_ps(row + i), mean);
-        squares = _mm512_fmadd_ps(x, x, squares);
-        _mm512_store_ps(row + i, x);
-    }
-    float variance = _mm512_reduce_add_ps(squares) / (float)width;
+    __m512 squares[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+    float total = _mm512_reduce_add_ps(_mm512_add_ps(sum[0], sum[1]));
+    __m512 mean = _mm512_set1_ps(total / (float)width);
+    for (long i = 0; i < width; i += 32)
+        for (int k = 0; k < 2; k++) {
+            __m512 x = _mm512_sub_ps(_mm512_load_ps(row + i + 16 * k), mean);
+            squares[k] = _mm512_fmadd_ps(x, x, squares[k]);
+            _mm512_store_ps(row + i + 16 * k, x);
+        }
+    float variance = _mm512_reduce_add_ps(_mm512_add_ps(squares[0], squares[1])) / (float)width;
     if (variance > 3.4e38f) variance = __builtin_nanf(""); /* as torch: never a plausible number */
     variance += epsilon;
     __m512 share = _mm512_div_ps(_mm512_set1_ps(1.0f), _mm512_sqrt_ps(_mm512_set1_ps(variance)));
-    for (long i = 0; i < width; i += 16) {
-        __m512 x = _mm512_mul_ps(_mm512_load_ps(row + i), share);
-        x = _mm512_fmadd_ps(x, _mm512_loadu_ps(weight + i), _mm512_loadu_ps(bias + i));
-        _mm512_storeu_ps(exact + i, x);
-        narrowed(to + i, x);
+    for (long i = 0; i < width; i += 32, to += group) {
+        __m512 x[2];
+        for (int k = 0; k < 2; k++) {
+            long at = i + 16 * k;
+            x[k] = _mm512_mul_ps(_mm512_load_ps(row + at), share);
+            x[k] = _mm512_fmadd_ps(x[k], _mm512_loadu_ps(weight + at), _mm512_loadu_ps(bias + at));
+            _mm512_storeu_ps(exact + at, x[k]);
+        }
+        _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(x[1], x[0]));
     }
 }
 
-/* LayerNorm of sums of rows of `width` numbers, a multiple of 16; weight and bias in floats.
+/* LayerNorm of the sum of a row in bf16 and one in floats. */
+AVX INLINE void norm_row(
+    const uint16_t *from, const float *other, long group, uint16_t *to, float *exact,
+    const float *weight, const float *bias, long width, float epsilon
+) {
+    _Alignas(64) float row[DEEPEST];
+    __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+    for (long i = 0; i < width; i += 32, from += group)
+        for (int k = 0; k < 2; k++) {
+            __m512 x = widened(from + 16 * k);
+            x = _mm512_add_ps(x, _mm512_loadu_ps(other + i + 16 * k));
+            sum[k] = _mm512_add_ps(sum[k], x);
+            _mm512_store_ps(row + i + 16 * k, x);
+        }
+    normed(to, group, exact, row, sum, weight, bias, width, epsilon);
+}
+
+/* LayerNorm of sums of rows of `width` numbers, a multiple of 32; weight and bias in floats.
 
    from, other: (rows, width), in bf16 and in floats
    to, exact: the outcome in bf16 and in floats
@@ -610,13 +743,9 @@ AVX int norm(
     const uint16_t *from, const float *other, const float *weight, const float *bias, uint16_t *to,
     float *exact, long rows, long width, float epsilon
 ) {
-    _Alignas(64) float row[DEEPEST];
-    if (width < 16 || width > DEEPEST || width % 16) return 1;
-    for (long n = 0; n < rows; n++, from += width, other += width, to += width, exact += width) {
-        for (long i = 0; i < width; i += 16)
-            _mm512_store_ps(row + i, _mm512_add_ps(widened(from + i), _mm512_loadu_ps(other + i)));
-        normed(to, exact, row, weight, bias, width, epsilon);
-    }
+    if (width < 32 || width > DEEPEST || width % 32) return 1;
+    for (long n = 0; n < rows; n++, from += width, other += width, to += width, exact += width)
+        norm_row(from, other, GROUP, to, exact, weight, bias, width, epsilon);
     return 0;
 }
 
@@ -632,7 +761,7 @@ AVX int embed(
     long positions, long width, float epsilon
 ) {
     _Alignas(64) float row[DEEPEST];
-    if (width < 16 || width > DEEPEST || width % 16) return 1;
+    if (width < 32 || width > DEEPEST || width % 32) return 1;
     if (positions > place_rows) return 2;
     for (long n = 0; n < count * positions; n++, to += width, exact += width) {
         if (ids[n] < 0 || ids[n] >= word_rows || kinds[n] < 0 || kinds[n] >= segment_rows) return 2;
@@ -641,11 +770,128 @@ AVX int embed(
                 __builtin_prefetch(words + ids[n + SOON] * width + i);
         const float *word = words + ids[n] * width, *place = places + n % positions * width;
         const float *segment = segments + kinds[n] * width;
+        __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
         for (long i = 0; i < width; i += 16) {
-            __m512 sum = _mm512_add_ps(_mm512_loadu_ps(word + i), _mm512_loadu_ps(segment + i));
-            _mm512_store_ps(row + i, _mm512_add_ps(sum, _mm512_loadu_ps(place + i)));
+            __m512 x = _mm512_add_ps(_mm512_loadu_ps(word + i), _mm512_loadu_ps(segment + i));
+            x = _mm512_add_ps(x, _mm512_loadu_ps(place + i));
+            sum[i / 16 % 2] = _mm512_add_ps(sum[i / 16 % 2], x);
+            _mm512_store_ps(row + i, x);
         }
-        normed(to, exact, row, weight, bias, width, epsilon);
+        normed(to, GROUP, exact, row, sum, weight, bias, width, epsilon);
     }
+    return 0;
+}
+
+/* ------------------------------------------------------------------ whole layers */
+
+/* What a layer is made of: weights as laid out, the rest in floats. */
+typedef struct {
+    const uint16_t *projections, *mix, *widen, *narrow;
+    const float *projections_bias, *mix_bias, *widen_bias, *narrow_bias;
+    const float *mixed_weight, *mixed_bias, *output_weight, *output_bias;
+    float mixed_epsilon, output_epsilon;
+} Layer;
+
+/* Sequences that go through all layers together, their rows one after the other. */
+typedef struct {
+    float *exact; /* of the first, the next one's `positions` rows behind it */
+    const int32_t *lengths;
+    long count, positions;
+} Some;
+
+/* LayerNorm of `made` and the hidden states, which it becomes, and `x`. */
+AVX INLINE void norm_some(
+    Some some, Rows made, Rows x, const float *weight, const float *bias, long hidden, float epsilon
+) {
+    for (long each = 0; each < some.count; each++) {
+        float *exact = some.exact + each * some.positions * hidden;
+        for (int n = 0; n < some.lengths[each]; n++, exact += hidden) {
+            norm_row(made.at, exact, x.group, x.at, exact, weight, bias, hidden, epsilon);
+            made = beyond(made, 1, 0);
+            x = beyond(x, 1, 0);
+        }
+    }
+}
+
+/* One layer over some sequences; `next` are the weights that are needed after it. */
+AMX static void layer_by_tiles(
+    const Layer *layer, Some some, Rows x, Rows made, Rows wide, long wanted, long heads, long width,
+    long between, const uint16_t *next
+) {
+    long hidden = heads * width, rows = (wanted + BLOCK - 1) / BLOCK * BLOCK;
+    multiply_by(
+        x, layer->projections, layer->projections_bias, wide, rows, wanted, hidden, 3 * hidden, 0,
+        layer->mix
+    );
+    Rows from = wide, context = x;
+    for (long each = 0; each < some.count; each++) {
+        attends(width, 1)(from, context, some.lengths[each], heads);
+        from = beyond(from, some.lengths[each], 0);
+        context = beyond(context, some.lengths[each], 0);
+    }
+    multiply_by(
+        x, layer->mix, layer->mix_bias, made, rows, wanted, hidden, hidden, 0, layer->widen
+    );
+    norm_some(
+        some, made, x, layer->mixed_weight, layer->mixed_bias, hidden, layer->mixed_epsilon
+    );
+    multiply_by(
+        x, layer->widen, layer->widen_bias, wide, rows, wanted, hidden, between, 1, layer->narrow
+    );
+    multiply_by(
+        wide, layer->narrow, layer->narrow_bias, made, rows, wanted, between, hidden, 0, next
+    );
+    norm_some(
+        some, made, x, layer->output_weight, layer->output_bias, hidden, layer->output_epsilon
+    );
+}
+
+/* Room for `through`, in bytes: for so many rows at a time. */
+long room(long rows, long hidden, long between) {
+    return 2 * rows * (2 * hidden + (between > 3 * hidden ? between : 3 * hidden));
+}
+
+/* Layers of heads of 32 or 64 numbers, by tiles, a few sequences at a time: what passes between
+   their parts then stays in the second cache, which would not hold that of a whole batch.
+
+   exact:   (count, positions, heads x width), hidden states, which become those of the last layer;
+            those of padding are left alone
+   lengths: (count), 0 to positions: tokens of each sequence, which come first
+   space:   as large as `room` says for `rows`, a multiple of BLOCK, at least `positions`
+   Returns 0, or 1 if the shape is none that is computed here. */
+AMX int through(
+    float *exact, const int32_t *lengths, long count, long positions, const Layer *layers, long many,
+    long heads, long width, long between, uint16_t *space, long rows
+) {
+    long hidden = heads * width;
+    if ((width != 32 && width != 64) || positions < 1 || positions > LONGEST || hidden > DEEPEST)
+        return 1;
+    if (!can_multiply(hidden, 3 * hidden) || !can_multiply(between, hidden)) return 1;
+    if (!can_multiply(hidden, between) || rows < positions || rows > MOST_ROWS || rows % BLOCK) return 1;
+    for (long each = 0; each < count; each++)
+        if (lengths[each] < 0 || lengths[each] > positions) return 1;
+    Rows x = {space, GROUP, rows * GROUP}, made = {x.at + rows * hidden, GROUP, rows * GROUP};
+    Rows wide = {made.at + rows * hidden, GROUP, rows * GROUP};
+    Tiles before;
+    begin_tiles(&before);
+    for (long first = 0; first < count;) {
+        Some some = {exact + first * positions * hidden, lengths + first, 0, positions};
+        long wanted = 0;
+        for (; first < count && wanted + lengths[first] <= rows; first++, some.count++) {
+            const float *from = exact + first * positions * hidden;
+            for (int n = 0; n < lengths[first]; n++, wanted++)
+                for (long i = 0; i < hidden; i += 16, from += 16)
+                    narrowed(beyond(x, wanted, i).at, _mm512_loadu_ps(from));
+        }
+        for (long row = wanted; row % BLOCK; row++)
+            for (long i = 0; i < hidden; i += GROUP) memset(beyond(x, row, i).at, 0, 2 * GROUP);
+        if (wanted)
+            for (long n = 0; n < many; n++)
+                layer_by_tiles(
+                    layers + n, some, x, made, wide, wanted, heads, width, between,
+                    layers[n + 1 < many ? n + 1 : 0].projections
+                );
+    }
+    end_tiles(&before);
     return 0;
 }
