@@ -18,6 +18,7 @@ import torch
 
 from pipeline.errors import PipelineError
 from pipeline.models.engine import Batch
+from pipeline.models.words import Words
 from pipeline.store import digest_json
 
 if TYPE_CHECKING:
@@ -61,12 +62,13 @@ class Tokenizer:
         self._control = np.array(
             sorted(set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}), np.int32
         )
-        self._leaks = False
+        self._leaks, self._words = False, None
         literals = [str(token) for token in tokenizer.all_special_tokens]
         self._leaks = any(
             np.isin(tokens, self._control).any()
             for tokens in self._encode([*literals, *(f"a {token} b" for token in literals)])
         )
+        self._words = None if self._leaks else Words.of(backend)
         self._cache: dict[bytes, NDArray[np.int32]] = {}
         self._cached = 0
 
@@ -110,6 +112,16 @@ class Tokenizer:
         return [tokens[: limit + 1].copy() for tokens in made]
 
     def _encode(self, texts: list[str]) -> list[NDArray[np.int32]]:
+        if self._words is None:
+            return self._encode_whole(texts)
+        made = self._words.ids(texts)
+        rest = [place for place, ids in enumerate(made) if ids is None]
+        whole = self._encode_whole([texts[place] for place in rest])
+        for place, ids in zip(rest, whole, strict=True):
+            made[place] = ids
+        return [ids for ids in made if ids is not None]
+
+    def _encode_whole(self, texts: list[str]) -> list[NDArray[np.int32]]:
         if not texts:
             return []
         try:
