@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 MAX_QUERY_TOKENS = 64
 MAX_TOKENS = 512
 ENDED = 4096  # pairs that pass through the end of the last layer together
+TOGETHER = 4  # token budgets that are handed over at once where fewer are computed at a time
 AHEAD = 2  # topics in the hands of a GPU before the scores of the first are asked for
 
 
@@ -210,11 +211,10 @@ class CrossEncoder:
             def score(place: int) -> tuple[torch.Tensor | None, int]:
                 with torch.inference_mode():
                     batch = read(cut[place])
-                    if self._forward.takes_any_rows:
+                    if self._forward.takes_any_rows:  # and leaves padding out
                         logits = gathered.bring(place, self._forward.begun(batch))
-                    else:
-                        logits = self._one_logit(self._forward.padded(batch))
-                    return logits, batch.ids.numel()
+                        return logits, int(pairs.lengths[cut[place][0]].sum())
+                    return self._one_logit(self._forward.padded(batch)), batch.ids.numel()
 
             return [places for places, _ in cut], self.engine.begin(score, range(len(cut)))
 
@@ -238,7 +238,7 @@ class CrossEncoder:
         if self.engine.device != "cpu":
             return batches(lengths, budget)
         if self._forward.takes_any_rows:
-            return batches(lengths, even(lengths, budget))
+            return batches(lengths, even(lengths, TOGETHER * budget))
         return few_shapes(lengths, budget)
 
     def _flat(self, pairs: _Pairs) -> Callable[[], Scored]:
