@@ -1,4 +1,4 @@
-"""Kernels of our own in bf16: attention, norms, embeddings, and with AMX linear layers.
+"""Kernels of our own in bf16: attention, norms, embeddings, and with AMX linear and whole layers.
 
 They are C (`native/kernels.c`), compiled for x86-64 Linux, and lie beside their source. Where they
 are missing, or the processor has no AVX-512 BF16, or one of them does not compute what torch does,
@@ -169,6 +169,7 @@ class Kernels:
         Returns:
             (sequences, positions, heads x width), zero at padding.
         """
+        _need(projected.ndim == 3)
         count, positions, hidden = *projected.shape[:2], heads * width
         _need(_bf16(projected, 3 * hidden) and _is(lengths, torch.int32, count))
         projected, lengths = projected.contiguous(), lengths.contiguous()
@@ -219,7 +220,7 @@ class Kernels:
         hidden, x, other = x.shape[-1], x.contiguous(), other.contiguous()
         _need(_bf16(x, hidden) and _is(weight, torch.float32, hidden))
         _need(_is(bias, torch.float32, hidden))
-        _need(other.dtype == torch.float32 and other.shape == x.shape)
+        _need(_is(other, torch.float32, *x.shape))
         out, exact = torch.empty_like(x), torch.empty_like(other)
         _done(
             self._norm(
@@ -251,7 +252,7 @@ class Kernels:
         ids, kinds = ids.long().contiguous(), kinds.long().contiguous()
         _need(all(_is(table, torch.float32, len(table), hidden) for table in tables))
         _need(_is(weight, torch.float32, hidden) and _is(bias, torch.float32, hidden))
-        _need(kinds.shape == ids.shape)
+        _need(_is(ids, torch.int64, count, positions) and _is(kinds, torch.int64, count, positions))
         exact = tables[0].new_empty(count, positions, hidden)
         out = torch.empty_like(exact, dtype=torch.bfloat16)
         rows = [part for table in tables for part in (table.data_ptr(), len(table))]

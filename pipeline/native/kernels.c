@@ -5,10 +5,12 @@
    in the cache from its scores to its context, and a row while it is normed. With AMX linear layers
    are here as well: oneDNN prepares each anew for every number of rows, which takes longer than to
    multiply, and has a GELU that takes half as long as that. Without AMX it multiplies as fast as the
-   processor can. Nothing is kept but room that each thread has of its own: many call at once.
+   processor can. And whole layers are here, a few sequences at a time: what passes between their parts
+   stays in the second cache. Nothing is kept but room that each thread has of its own: many call at
+   once. A stack of 256 KB is enough.
 
-   bf16 is passed as uint16_t. Rows of hidden states lie one after the other. scripts/build_native.py
-   compiles this; pipeline/models/native.py calls it, and checks each function before it is used. */
+   bf16 is passed as uint16_t. scripts/build_native.py compiles this, pipeline/models/native.py calls
+   it, and pipeline/models/proof.py looks at what it computes before it is used. */
 
 #define _GNU_SOURCE
 #include <immintrin.h>
@@ -273,10 +275,18 @@ AMX INLINE void context_by_tiles(
 
 /* ------------------------------------------------------------------ attention */
 
-/* e to 16 scores less `most`, zero where they are not `kept`. */
+/* Which of 16 powers of 2 are more than nothing beside 1: below, a weight is zero, for a sum of a few
+   such is beyond the last bit of a float, and products with them are no normal numbers. What is no
+   number is among them, and stays none. */
+AVX INLINE __mmask16 weighty(__m512 t) {
+    return _mm512_cmp_ps_mask(t, _mm512_set1_ps(-100.0f), _CMP_NLT_UQ);
+}
+
+/* e to 16 scores less the largest, zero where they are not `kept`. */
 AVX INLINE __m512 raised(const float *scores, float most, __mmask16 kept) {
-    __m512 x = _mm512_sub_ps(_mm512_load_ps(scores), _mm512_set1_ps(most));
-    return _mm512_maskz_mov_ps(kept, power(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504088896341f))));
+    __m512 t = _mm512_sub_ps(_mm512_load_ps(scores), _mm512_set1_ps(most));
+    t = _mm512_mul_ps(t, _mm512_set1_ps(1.44269504088896341f));
+    return _mm512_maskz_mov_ps(kept & weighty(t), power(t));
 }
 
 /* The first of 16 numbers that are among `left`. */
@@ -292,11 +302,13 @@ AVX INLINE float largest(const float *scores, int count) {
 }
 
 /* e to 16 scores less `most`, good for bf16: to 1e-4 of it. Beyond 2 to 127 it is about that, which is
-   what `softmax` looks for; what is no number stays none. */
-AVX INLINE __m512 roughly_raised(const float *scores, float most) {
+   what `softmax` looks for; what is no number stays none. Where `most` is the largest of them, those
+   that weigh nothing are zero. */
+AVX INLINE __m512 roughly_raised(const float *scores, float most, int is_largest) {
     const __m512 whole = _mm512_set1_ps(12582912.0f); /* 3 x 2^22: adding it leaves no fraction */
     __m512 t = _mm512_sub_ps(_mm512_load_ps(scores), _mm512_set1_ps(most));
     t = _mm512_mul_ps(t, _mm512_set1_ps(1.44269504088896341f));
+    __mmask16 kept = is_largest ? weighty(t) : 0xffff;
     t = _mm512_max_ps(_mm512_set1_ps(-125.0f), _mm512_min_ps(_mm512_set1_ps(127.0f), t));
     __m512 n = _mm512_add_ps(t, whole);
     __m512 f = _mm512_sub_ps(t, _mm512_sub_ps(n, whole)); /* -1/2 to 1/2 */
@@ -305,16 +317,20 @@ AVX INLINE __m512 roughly_raised(const float *scores, float most) {
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.932609868e-1f));
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.999280705e-1f));
     __m512i exponent = _mm512_slli_epi32(_mm512_castps_si512(n), 23);
-    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), exponent));
+    p = _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), exponent));
+    return is_largest ? _mm512_maskz_mov_ps(kept, p) : p;
 }
 
 /* Weights of one query in bf16, until the end of a step; returns the sum of what they were rounded
    to, so that one that outweighs all others has the whole. */
-AVX INLINE float weigh(uint16_t *weights, const float *scores, int keys, float most) {
+AVX INLINE float weigh(
+    uint16_t *weights, const float *scores, int keys, float most, int is_largest
+) {
     const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
     __m512 sum = _mm512_setzero_ps();
     for (int i = 0; i < keys; i += STEP) {
-        __m512 a = roughly_raised(scores + i, most), b = roughly_raised(scores + i + 16, most);
+        __m512 a = roughly_raised(scores + i, most, is_largest);
+        __m512 b = roughly_raised(scores + i + 16, most, is_largest);
         if (i + STEP > keys) {
             a = _mm512_maskz_mov_ps(among(keys - i), a);
             b = _mm512_maskz_mov_ps(i + 16 < keys ? among(keys - i - 16) : 0, b);
@@ -333,9 +349,9 @@ AVX INLINE void softmax(
     uint16_t *weights, float *shares, const float *scores, int rows, int keys, long apart
 ) {
     for (int row = 0; row < rows; row++, scores += apart, weights += apart) {
-        float sum = weigh(weights, scores, keys, 0);
+        float sum = weigh(weights, scores, keys, 0, 0);
         if (!(sum > 1e-30f && sum < 1e30f))
-            sum = weigh(weights, scores, keys, largest(scores, keys));
+            sum = weigh(weights, scores, keys, largest(scores, keys), 1);
         shares[row] = 1.0f / sum;
     }
 }
@@ -562,7 +578,8 @@ AVX INLINE void finish(Done done, int row, long apart, int with_gelu) {
     _mm512_storeu_si512(done.to + row * apart, (__m512i)_mm512_cvtne2ps_pbh(b, a));
 }
 
-/* A linear layer: what `multiply` says, of `rows` from BLOCK to MOST_ROWS. A panel of weights, for 32
+/* A linear layer: what `multiply` says, of `rows` from BLOCK to MOST_ROWS, of which the first `wanted`
+   are written: those behind them are read, and may be anything. A panel of weights, for 32
    numbers that come out, stays in the first cache while all rows pass by, past that cache, which they
    would fill. Long rows are cut into `part` numbers, whose sums wait in memory. While tiles multiply,
    the block before is finished, and the weights that follow are fetched: at last those of `next`. */
@@ -570,6 +587,8 @@ AMX INLINE void multiply_rows(
     Rows x, const uint16_t *weights, const float *bias, Rows out, long rows, long wanted, long depth,
     long width, int with_gelu, const uint16_t *next
 ) {
+    /* Sums of a block wait for the parts that follow; else two blocks take turns, to stay in the
+       cache. */
     _Alignas(64) static _Thread_local float sums[MOST_ROWS / BLOCK][BLOCK * BLOCK];
     long part = part_of(depth);
     int each = (int)((BLOCK * 32 + part - 1) / part); /* rows that are finished in a step */
@@ -702,7 +721,7 @@ AVX INLINE void normed(
             _mm512_store_ps(row + i + 16 * k, x);
         }
     float variance = _mm512_reduce_add_ps(_mm512_add_ps(squares[0], squares[1])) / (float)width;
-    if (variance > 3.4e38f) variance = __builtin_nanf(""); /* as torch: never a plausible number */
+    if (variance > 3.4e38f) variance = __builtin_nanf(""); /* never a plausible number */
     variance += epsilon;
     __m512 share = _mm512_div_ps(_mm512_set1_ps(1.0f), _mm512_sqrt_ps(_mm512_set1_ps(variance)));
     for (long i = 0; i < width; i += 32, to += group) {
@@ -883,8 +902,6 @@ AMX int through(
                 for (long i = 0; i < hidden; i += 16, from += 16)
                     narrowed(beyond(x, wanted, i).at, _mm512_loadu_ps(from));
         }
-        for (long row = wanted; row % BLOCK; row++)
-            for (long i = 0; i < hidden; i += GROUP) memset(beyond(x, row, i).at, 0, 2 * GROUP);
         if (wanted)
             for (long n = 0; n < many; n++)
                 layer_by_tiles(

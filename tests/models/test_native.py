@@ -174,6 +174,7 @@ def test_what_c_would_trust_is_checked() -> None:
     ones, tables = torch.ones(3, 32), (torch.ones(9, 32), torch.ones(4, 32), torch.ones(2, 32))
     wrong: list[Callable[[], torch.Tensor]] = [
         lambda: kernels.attend(x, lengths.long(), 1, 32),
+        lambda: kernels.attend(x[0], torch.full((4,), 96, dtype=torch.int32), 1, 32),
         lambda: kernels.attend(x, lengths[:1], 1, 32),
         lambda: kernels.attend(x, lengths, 2, 32),
         lambda: kernels.attend(x.float(), lengths, 1, 32),
@@ -266,11 +267,11 @@ def test_linear_layers(rows: int, shape: tuple[int, int], with_gelu: bool) -> No
 def test_no_bit_of_a_row_hangs_on_how_many_there_are() -> None:
     """Fewer than a block, a block, and a last block that overlaps the one before."""
     kernels = made_for(tiles=True)
-    weight, bias, x = kernels.lay_out(draw(96, 384)), draw(96).float(), draw(100, 384)
+    weight, bias, x = kernels.lay_out(draw(96, 384)), draw(96).float(), draw(1100, 384)
 
     whole = kernels.multiply(x, weight, bias)
 
-    for rows in (1, 31, 32, 33, 64, 99):
+    for rows in (1, 31, 32, 33, 64, 99, 512, 513, 543, 545, 1025):
         assert torch.equal(kernels.multiply(x[:rows], weight, bias), whole[:rows])
         assert torch.equal(kernels.multiply(x[-rows:], weight, bias), whole[-rows:])
 

@@ -78,6 +78,8 @@ def test_other_tokenizers_are_left_alone() -> None:
     known = backend()
     known.add_tokens(["e-mail"])
     assert Words.of(known) is None
+    without = {"vocab": {"a": 0}, "unk_token": "[NONE]"}  # an unknown word is an error there
+    assert Words.of(backend(model=without, added_tokens=[], post_processor=None)) is None
 
 
 def test_a_dictionary_that_is_full_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
