@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from pipeline.errors import PipelineError
+from pipeline.models import plain
 from pipeline.models.engine import (
     SHARES,
     WIDE,
@@ -77,7 +78,9 @@ class CrossEncoder:
         self.engine = resolve(
             wishes, begun, width if isinstance(width, int) else WIDE, in_int8=True
         )
-        model = load_weights(folder, "AutoModelForSequenceClassification", heads=True)
+        model: Any = plain.classifier(folder)
+        if model is None:
+            model = load_weights(folder, "AutoModelForSequenceClassification", heads=True)
         with reading(folder):
             saved = load_tokenizer(folder, model.config.vocab_size)
             self._tokenizer = Tokenizer(saved, folder)

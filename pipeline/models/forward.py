@@ -229,5 +229,5 @@ def _float_inputs(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _float_output(_: Any, __: Any, output: Any) -> Any:
-    output["last_hidden_state"] = output.last_hidden_state.float()
+    output.last_hidden_state = output.last_hidden_state.float()
     return output
