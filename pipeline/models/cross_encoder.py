@@ -14,6 +14,7 @@ import torch
 
 from pipeline.errors import PipelineError
 from pipeline.models import plain
+from pipeline.models.bert import KINDS
 from pipeline.models.engine import (
     SHARES,
     WIDE,
@@ -74,10 +75,12 @@ class CrossEncoder:
         advised = advice(folder)
         self.folder = folder
         self.digest = digest(folder)
-        width = read_table(folder / "config.json").get("hidden_size")
+        config = read_table(folder / "config.json")
+        width, kind = config.get("hidden_size"), config.get("model_type")
         self.engine = resolve(
-            wishes, begun, width if isinstance(width, int) else WIDE, in_int8=True
-        )
+            wishes, begun, width if isinstance(width, int) else WIDE, in_int8=True,
+            by_layers=isinstance(kind, str) and kind in KINDS,
+        )  # fmt: skip
         model: Any = plain.classifier(folder)
         if model is None:
             model = load_weights(folder, "AutoModelForSequenceClassification", heads=True)

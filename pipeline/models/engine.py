@@ -44,7 +44,8 @@ LEAST_SHARE = 384  # tokens of a batch, below which multiplications become slow
 ROWS = (1 / 4, 1 / 2, 3 / 4, 1)  # of a batch, as shares of those that fit its size
 ROUND_TO = 8  # sequence lengths: few shapes, and rows that vector units like
 # Below so many numbers bf16's errors no longer average out: with 384 nDCG@10 moves by 0.001 and
-# less, with 128 by up to 0.005. So `auto` computes narrow models in float32.
+# less, with 128 by up to 0.005. So `auto` computes narrow models in float32, but where our own
+# kernels go through whole layers and keep what is added exact: by less than 0.001 again.
 WIDE = 256
 VERSION = 8  # of the arithmetic in this folder; a new one makes finished parts stale
 
@@ -170,6 +171,7 @@ def resolve(
     width: int = WIDE,
     *,
     in_int8: bool = False,
+    by_layers: bool = False,
 ) -> Engine:
     """Settle what `auto` means here, staying with the signature of a begun stage where possible.
 
@@ -177,6 +179,7 @@ def resolve(
         begun: the numeric signature under which parts were finished before.
         width: numbers of a hidden state of the model, if they are few.
         in_int8: whether models of this kind are computed in int8 where that is asked for.
+        by_layers: whether our own kernels are for models of this kind.
 
     Raises:
         PipelineError: a device or precision that is not to be had here.
@@ -193,7 +196,10 @@ def resolve(
             f"{threads} threads and a token budget of {budget} cannot be",
             f"use at least 1 thread and {LEAST_BUDGET} tokens, or leave them out",
         )
-    best = _best_precision(device) if width >= WIDE else "fp32"
+    best = _best_precision(device)
+    by_layers = by_layers and wishes.precision != INT8
+    if width < WIDE and not (by_layers and _stays_exact(device, width)):
+        best = "fp32"
     if wishes.precision == INT8:
         _need_int8(device, of_kind=in_int8)
         kept = begun.get("floats")
@@ -226,6 +232,12 @@ def _need_int8(device: str, *, of_kind: bool) -> None:
             f"({', '.join(CPU_INT8)})",
             "use --precision auto; `pipeline doctor` says what was found",
         )
+
+
+def _stays_exact(device: str, width: int) -> bool:
+    """Whether what layers add stays in float32 in bf16, too: where our own kernels compute them."""
+    own = native.kernels() if device == "cpu" else None
+    return own is not None and own.can_norm(width) and own.can_multiply(width, width)
 
 
 def _positive(value: object) -> int:

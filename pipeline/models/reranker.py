@@ -58,8 +58,8 @@ class Reranker:
 
         Args:
             model: a shipped name (`small`), a folder, or a Hugging Face id (`org/name`).
-            precision: of the encoder; `auto` is bf16 where the hardware is built for it, and of
-                narrow models (below 256 numbers), whose ranking that would change, fp32.
+            precision: of the encoder; `auto` is bf16 where the hardware is built for it, but fp32
+                of narrow models (below 256 numbers) where that would change their ranking.
             threads: 0 takes every processor this process may use.
             token_budget: padded tokens of one forward pass; 0 takes what suits the device.
             positive: of a model with two logits, the one that speaks for relevance.

@@ -16,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import PipelineError
-from pipeline.models import engine
+from pipeline.models import engine, native
 from pipeline.models.cross_encoder import CrossEncoder
 from pipeline.models.engine import Gathered, batches, few_shapes, resolve, within_memory
 from pipeline.models.folder import locate
+from pipeline.models.reranker import Reranker
 from pipeline.models.scorer import Limits, Wishes
 
 if TYPE_CHECKING:
@@ -283,6 +284,7 @@ def test_a_fault_in_one_batch_ends_the_others_first() -> None:
 def test_narrow_models_are_computed_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """bf16 would rank otherwise; who asks for it, or began with it, gets it."""
     monkeypatch.setattr(engine, "_best_precision", lambda device: "bf16")
+    monkeypatch.setattr(native, "kernels", lambda: None)
     begun = resolve(Wishes(device="cpu", precision="bf16")).signature()
 
     def made(name: str, wishes: Wishes, begun: dict[str, Any] | None = None) -> object:
@@ -292,6 +294,19 @@ def test_narrow_models_are_computed_in_float32(monkeypatch: pytest.MonkeyPatch) 
     assert made("tiny", Wishes(device="cpu")) == "fp32"
     assert made("tiny", Wishes(device="cpu", precision="bf16")) == "bf16"
     assert made("tiny", Wishes(device="cpu"), begun) == "bf16"
+
+
+@pytest.mark.skipif(
+    not ((own := native.kernels()) and own.can_multiply(128, 128)), reason="wants AMX"
+)
+def test_narrow_models_are_in_bf16_where_sums_stay_exact() -> None:
+    """Our own kernels keep them so, in models that they are for; int8 keeps what it had."""
+    assert Reranker.load("tiny", device="cpu").signature["precision"] == "bf16"
+    assert resolve(Wishes(device="cpu"), None, 128, by_layers=True).precision == "bf16"
+    assert resolve(Wishes(device="cpu"), None, 120, by_layers=True).precision == "fp32"
+    assert resolve(Wishes(device="cpu"), None, 128).precision == "fp32"
+    in_int8 = Wishes(device="cpu", precision="int8")
+    assert resolve(in_int8, None, 128, in_int8=True, by_layers=True).floats == "fp32"
 
 
 def test_whoever_brings_the_last_result_ends_all_of_them() -> None:
