@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from pipeline.errors import Interrupted
 from pipeline.models.folder import read_table
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ def classifier(folder: Path) -> Classifier | None:
             return None
         exact = {name: each.float() for name, each in weights.items()}
         model.load_state_dict(exact, assign=True)  # strictly: all names and sizes, and no more
+    except Interrupted:
+        raise
     except Exception:  # whatever is wrong, transformers says it
         return None
     if not all(bool(each.isfinite().all()) for each in exact.values()):

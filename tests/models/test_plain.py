@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pipeline.errors import Interrupted
 from pipeline.models import plain
 from pipeline.models.loading import load_weights
 
@@ -95,3 +96,16 @@ def test_positions_that_older_versions_saved_are_no_weights(own_model: Path) -> 
     path = own_model / "model.safetensors"
     save_file(load_file(path) | {"bert.embeddings.position_ids": torch.arange(8)[None]}, path)
     assert plain.classifier(own_model) is not None
+
+
+def test_a_signal_while_weights_are_read_stops(
+    own_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is nothing that is wrong with the folder."""
+
+    def interrupted(path: Path) -> None:
+        raise Interrupted(15)
+
+    monkeypatch.setattr("safetensors.torch.load_file", interrupted)
+    with pytest.raises(Interrupted):
+        plain.classifier(own_model)
