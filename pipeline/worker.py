@@ -6,7 +6,6 @@ import os
 import platform
 import time
 from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +35,8 @@ class Bench:
 
     def open(self) -> dict[str, Any]:
         """Say where this is, which versions, and what determines bytes; or why it cannot be."""
+        from importlib import metadata  # its own imports would slow every start
+
         said: dict[str, Any] = {
             "node": platform.node(),
             "pid": os.getpid(),

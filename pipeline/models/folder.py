@@ -11,7 +11,6 @@ import math
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +56,8 @@ def locate(model: str) -> Path:
         PipelineError: there is no such model.
     """
     if model in SHIPPED:
+        from importlib.resources import files
+
         shipped = Path(str(files("pipeline.demo"))) / model
         if not shipped.is_dir():
             raise PipelineError(
